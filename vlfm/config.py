@@ -1,0 +1,215 @@
+"""The schema of `config.yaml`: one typed place for every key.
+
+Defaults live in `config.yaml` alone; the schema has none, so that the two cannot disagree.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from vlfm.artifacts import write_bytes
+from vlfm.errors import VLFMError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """Frozen, and a key nobody knows is an error rather than a silent no-op."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Clips(Section):
+    index: str
+    fps: Positive
+    duration: Positive
+    size: Annotated[int, Field(ge=8)]
+    shard_size: Count
+    image: Literal["png", "jpg"]
+    shot_threshold: Positive
+    decoder: Literal["decord", "ffmpeg"]
+    timeout: Positive
+    max_bad: Share
+
+    @property
+    def num_frames(self) -> int:
+        """N, the frames of a clip."""
+        return round(self.fps * self.duration)
+
+    @model_validator(mode="after")
+    def _whole_frames(self):
+        if self.num_frames < 2 or abs(self.fps * self.duration - self.num_frames) > 1e-6:
+            raise ValueError(
+                f"fps × duration must be a whole number of frames, at least 2; it is {self.fps * self.duration:g}"
+            )
+        return self
+
+
+class Decoder(Section):
+    name: Literal["embedded"]
+    patch: Count
+    channels: Count
+    holdout: Share
+    unet_channels: Annotated[list[Annotated[int, Field(ge=32, multiple_of=32)]], Field(min_length=1)]
+    steps: Count
+    batch_size: Count
+    learning_rate: Positive
+
+
+class Inversion(Section):
+    steps: Count
+    refine: Annotated[int, Field(ge=0)]
+    batch_size: Count
+    dtype: Literal["float16", "float32"]
+
+
+class Text(Section):
+    encoder: Literal["minilm"]
+    max_tokens: Annotated[int, Field(ge=2, le=512)]
+
+
+class Flow(Section):
+    order: Count
+    projection: Literal["lstsq"]
+    ridge: Annotated[float, Field(ge=0)]
+    schedule: Literal["exact"]
+    sigma_min: Annotated[float, Field(gt=0, lt=1)]
+    renoise: Share
+
+
+class Model(Section):
+    head: Literal["coefficients"]
+    patch: Count
+    layers: Count
+    heads: Count
+    head_dim: Count
+
+
+class Training(Section):
+    optimizer: Literal["grams"]
+    steps: Count
+    batch_size: Count
+    learning_rate: Positive
+    warmup: Annotated[int, Field(ge=0)]
+    clip: Positive
+    pure_noise: Share
+    lead_in: Share
+    checkpoint_every: Count
+    keep: Count
+
+
+class Evaluation(Section):
+    fps: Annotated[list[Positive], Field(min_length=1)]
+    steps: Count
+
+
+class Config(Section):
+    """Everything a run depends on."""
+
+    seed: Annotated[int, Field(ge=0)]
+    clips: Clips
+    decoder: Decoder
+    inversion: Inversion
+    text: Text
+    flow: Flow
+    model: Model
+    training: Training
+    evaluation: Evaluation
+
+    @model_validator(mode="after")
+    def _sections_agree(self):
+        if self.flow.order > self.clips.num_frames:
+            raise ValueError(
+                f"flow.order is {self.flow.order}, but a clip has only {self.clips.num_frames} frames "
+                "(clips.fps × clips.duration): a projection cannot have more orders than frames"
+            )
+        if self.clips.size % (self.decoder.patch * self.model.patch):
+            raise ValueError(
+                f"clips.size is {self.clips.size}, which decoder.patch × model.patch = "
+                f"{self.decoder.patch * self.model.patch} does not divide"
+            )
+        if self.decoder.channels > 3 * self.decoder.patch**2:
+            raise ValueError(
+                f"decoder.channels is {self.decoder.channels}, more than the {3 * self.decoder.patch**2} "
+                "numbers of a patch (3 × decoder.patch²)"
+            )
+        width, needed = (
+            self.model.heads * self.model.head_dim,
+            self.model.patch**2 * self.decoder.channels * self.flow.order,
+        )
+        if width < needed:
+            raise ValueError(
+                f"model.heads × model.head_dim is {width}, less than the {needed} numbers a token must emit "
+                "(model.patch² × decoder.channels × flow.order): the last layer would be a low-rank bottleneck"
+            )
+        if self.training.pure_noise + self.training.lead_in > 1:
+            raise ValueError("training.pure_noise + training.lead_in is more than 1")
+        return self
+
+
+def parse(values: Mapping[str, Any], where: str = "config") -> Config:
+    """Check a mapping against the schema.
+
+    Raises:
+        VLFMError: one line per wrong key: its dotted name, what was given and what is allowed.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for item in error.errors():
+            key = ".".join(str(part) for part in item["loc"])
+            if item["type"] == "extra_forbidden":
+                lines.append(f"{key}: no such key; see config.yaml for all of them")
+            elif item["type"] == "missing":
+                lines.append(f"{key}: missing")
+            elif item["type"] == "value_error":
+                lines.append(": ".join(part for part in (key, str(item["ctx"]["error"])) if part))
+            else:
+                lines.append(f"{key}: {item['msg']}; it is {item['input']!r}")
+        raise VLFMError(f"{where} is not valid:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def load(path: Path | str) -> Config:
+    """Read and check a complete configuration file.
+
+    Raises:
+        VLFMError: if the file is missing, no YAML mapping, or does not fit the schema.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError:
+        raise VLFMError(
+            f"no configuration at {path}; `snakemake` writes results/config.yaml, or pass --config"
+        ) from None
+    except yaml.YAMLError as error:
+        raise VLFMError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, Mapping):
+        raise VLFMError(f"{path} holds no mapping of keys")
+    return parse(values, str(path))
+
+
+def save(config: Config, path: Path | str) -> None:
+    """Write a configuration that `load` reads, atomically."""
+    write_bytes(path, yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True).encode())
+
+
+def settings(config: Config, *sections: str) -> dict[str, Any]:
+    """The named sections or dotted keys of a configuration, as plain values: what one stage depends on.
+
+    A stage's fingerprint and its rule's `params` are made of this, so that a change elsewhere reruns nothing.
+    """
+    values = json.loads(config.model_dump_json())
+    chosen = {}
+    for name in sections:
+        value: Any = values
+        for part in name.split("."):
+            value = value[part]
+        chosen[name] = value
+    return chosen

@@ -1,0 +1,155 @@
+"""Beyond the end of a clip: what a path does after T. Every tail has a name, and none is chosen in silence.
+
+The Legendre basis grows without bound outside [0, T] (D7): rendering 8 s from a clip of 2 s evaluates P_n(7),
+times √(2n+1) that is 3e4 for n = 4, 1e9 for n = 8 and 1.6e18 for n = 16.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vlfm.errors import VLFMError
+from vlfm.flow.interpolation import HybridPath, PolynomialPath
+from vlfm.flow.legendre import LegendreBasis
+from vlfm.flow.path import per_time
+from vlfm.flow.projection import project, projection_matrix, reconstruct
+
+TAILS = ("polynomial", "hold", "linear", "refit")
+
+
+def growth(basis: LegendreBasis, t: Tensor) -> Tensor:
+    """`||g(t)|| / ||g(T)||`, t's shape: by how much the basis exceeds its largest size within the clip. 1 at
+    T.
+    """
+    return basis.evaluate(t).norm(dim=-1) / basis.order
+
+
+@dataclass(frozen=True)
+class ExtendedPath:
+    """A clip's path with a tail: an object with `evaluate(t)` and `derivative(t)` for t ≥ 0, continuous at T.
+
+    path: the clip's path on [0, T]; up to T it is used unchanged.
+    tail:
+
+    - `polynomial`: the polynomial's own continuation (the paper). Refused where `growth` exceeds max_growth.
+    - `hold`: the last latent.
+    - `linear`: the end slope, dying away with the time constant `damping`:
+      `u_T + u̇_T δ (1 − e^{−(t−T)/δ})`. It never leaves by more than δ times the slope.
+    - `refit`: least squares of `refit_order` on the path at `refit_frames` times evenly spaced over the last
+      `window` seconds, shifted to meet the path at T.
+
+    max_growth: how much the basis may exceed its size at T. damping: δ, seconds, default T/4.
+    window: seconds in (0, T], default T/2. refit_order: default 2, a straight line, whose growth is linear in
+    time.
+    """
+
+    path: PolynomialPath | HybridPath
+    tail: str
+    max_growth: float = 10.0
+    damping: float | None = None
+    window: float | None = None
+    refit_order: int = 2
+    refit_frames: int = 16
+
+    def __post_init__(self):
+        if self.tail not in TAILS:
+            raise VLFMError(f"unknown tail {self.tail!r}; there are {', '.join(TAILS)}")
+        for name, value in (("damping", self._damping), ("window", self._window), ("max_growth", self.max_growth)):
+            if not (math.isfinite(value) and value > 0):
+                raise VLFMError(f"{name} must be positive and finite; it is {value}")
+        if self._window > self.duration:
+            raise VLFMError(f"the window ({self._window:g} s) is longer than the clip ({self.duration:g} s)")
+        if not 1 <= self.refit_order <= self.refit_frames:
+            raise VLFMError(f"refit_order must lie in 1 … refit_frames ({self.refit_frames}); it is {self.refit_order}")
+
+    @property
+    def duration(self) -> float:
+        """T, seconds: where the tail begins."""
+        return self.path.duration
+
+    def evaluate(self, t: Tensor) -> Tensor:
+        """Latents at t: () → (B, *shape); (K,) or (B, K) → (B, K, *shape)."""
+        return self._joined(t, self.path.evaluate, 0)
+
+    def derivative(self, t: Tensor) -> Tensor:
+        """Their derivative, per second; at T itself the path's."""
+        return self._joined(t, self.path.derivative, 1)
+
+    @property
+    def _damping(self) -> float:
+        return self.duration / 4 if self.damping is None else self.damping
+
+    @property
+    def _window(self) -> float:
+        return self.duration / 2 if self.window is None else self.window
+
+    def _joined(self, t: Tensor, inside, which: int) -> Tensor:
+        t = torch.as_tensor(t)
+        t = t if t.is_floating_point() else t.to(torch.get_default_dtype())
+        if t.ndim > 2:
+            raise VLFMError(f"times must be (), (K,) or (B, K); they are {tuple(t.shape)}")
+        if not torch.isfinite(t).all():
+            raise VLFMError("times must be finite seconds; some are NaN or infinite")
+        times = t.reshape(1, -1) if t.ndim < 2 else t
+        values = inside(times.clamp(max=self.duration))
+        beyond = times.to(values.device) > self.duration
+        if beyond.any():
+            tail = self._tail(times.clamp(min=self.duration).to(values.device))[which]
+            values = torch.where(per_time(beyond, values).bool(), tail, values)
+        return values[:, 0] if t.ndim == 0 else values
+
+    def _tail(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Value and derivative at t (B or 1, K), all ≥ T."""
+        if self.tail == "polynomial":
+            return self._polynomial(t)
+        end = self.path.evaluate(t.new_full((1, 1), self.duration))
+        if self.tail == "hold":
+            held = end.expand(-1, t.shape[1], *end.shape[2:])
+            return held, torch.zeros_like(held)
+        if self.tail == "refit":
+            return self._refit(t, end)
+        slope = self.path.derivative(t.new_full((1, 1), self.duration))
+        decay = torch.exp(-(t - self.duration) / self._damping)
+        return end + per_time(self._damping * (1 - decay), end) * slope, per_time(decay, end) * slope
+
+    def _polynomial(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        polynomial = self.path.polynomial if isinstance(self.path, HybridPath) else self.path
+        basis = polynomial.basis
+        worst = float(growth(basis, t.max()))
+        if not worst <= self.max_growth:
+            raise VLFMError(
+                f"the polynomial tail is refused: at t = {float(t.max()):g} s the {basis.order} Legendre polynomials of a "
+                f"{self.duration:g} s clip have grown {worst:.3g} times (limit {self.max_growth:g}, reached at "
+                f"{reach(basis, self.max_growth):.3g} s). Use the tail hold, linear or refit, or a lower order"
+            )
+        values = reconstruct(polynomial.coefficients, basis.evaluate(t))
+        if isinstance(self.path, HybridPath):
+            values = values + self.path.residual[:, -1:]
+        return values, reconstruct(polynomial.coefficients, basis.derivative(t))
+
+    def _refit(self, t: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+        basis = LegendreBasis(self.refit_order, self._window)
+        local = torch.linspace(0, self._window, self.refit_frames, dtype=torch.float64)
+        weights = projection_matrix(local, self.refit_order, self._window)
+        times = (local + (self.duration - self._window)).clamp(0, self.duration)
+        coefficients = project(self.path.evaluate(times), weights)
+        shifted = t - (self.duration - self._window)
+        at_end = reconstruct(coefficients, basis.evaluate(t.new_full((1, 1), self._window)))
+        values = reconstruct(coefficients, basis.evaluate(shifted)) - at_end + end
+        return values, reconstruct(coefficients, basis.derivative(shifted))
+
+
+def reach(basis: LegendreBasis, max_growth: float) -> float:
+    """The last time, seconds, at which `growth` stays within max_growth (≥ 1). Infinite at order 1."""
+    if basis.order == 1:
+        return math.inf
+    low, high = basis.duration, 2 * basis.duration
+    while float(growth(basis, torch.tensor(high, dtype=torch.float64))) <= max_growth:
+        low, high = high, 2 * high
+    for _ in range(60):
+        middle = (low + high) / 2
+        inside = float(growth(basis, torch.tensor(middle, dtype=torch.float64))) <= max_growth
+        low, high = (middle, high) if inside else (low, middle)
+    return low

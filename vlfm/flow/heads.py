@@ -56,7 +56,7 @@ class DirectHead:
 
     def field(self, output: Tensor, psi: Tensor, t: Tensor, path: VideoLatentPath) -> Tensor:
         """Raises `ValueError`: a latent alone does not determine a velocity."""
-        raise ValueError("the direct head predicts latents, not a flow: evaluate it at each time instead of solving")
+        raise ValueError("the direct head predicts latents, not a flow: evaluate it at each time instead")
 
 
 def closed_form_field(coefficients: Tensor, psi: Tensor, t: Tensor, path: VideoLatentPath) -> Tensor:

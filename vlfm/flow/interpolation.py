@@ -12,7 +12,14 @@ from torch import Tensor
 from vlfm.errors import VLFMError
 from vlfm.flow.legendre import LegendreBasis
 from vlfm.flow.path import per_time
-from vlfm.flow.projection import check_finite, check_times, project, projection_matrix, reconstruct
+from vlfm.flow.projection import (
+    check_finite,
+    check_times,
+    frame_times,
+    project,
+    projection_matrix,
+    reconstruct,
+)
 from vlfm.flow.solvers import check_query_times
 
 PATHS = ("polynomial", "hybrid")
@@ -124,8 +131,6 @@ def hybrid(polynomial: PolynomialPath, latents: Tensor, times: Tensor | None = N
     """Add the interpolated residual of frames (B, N, *shape) at `times` (N,), default nominal, to a
     polynomial.
     """
-    from vlfm.flow.projection import frame_times
-
     if times is None:
         times = frame_times(latents.shape[1], polynomial.duration)
     else:

@@ -45,6 +45,6 @@ def parseval(prediction: Tensor, target: Tensor, reduction: str = "mean") -> Ten
 def check_same_shape(prediction: Tensor, target: Tensor) -> None:
     """Raises `ValueError`: broadcasting would average the wrong thing in silence."""
     if prediction.shape != target.shape:
-        raise ValueError(f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape")
+        raise ValueError(f"shapes differ: prediction {tuple(prediction.shape)}, target {tuple(target.shape)}")
     if not torch.is_floating_point(prediction):
         raise ValueError(f"losses need floating point; the prediction is {prediction.dtype}")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vlfm.errors import VLFMError
 from vlfm.flow import legs
-from vlfm.flow.legendre import LegendreBasis, check_duration, check_order
+from vlfm.flow.legendre import LegendreBasis, check_duration, check_num_frames, check_order
 
 METHODS = (*legs.METHODS, "lstsq")
 
@@ -24,8 +24,7 @@ class ProjectionWarning(UserWarning):
 def frame_times(num_frames: int, duration: float) -> Tensor:
     """The nominal frame times `t_τ = τ T / N`, τ = 1 … N: (N,) float64, seconds. The last is exactly T."""
     check_duration(duration)
-    if isinstance(num_frames, bool) or int(num_frames) != num_frames or num_frames < 1:
-        raise VLFMError(f"a clip needs a whole number of frames, at least 1; it has {num_frames}")
+    check_num_frames(num_frames)
     return torch.arange(1, int(num_frames) + 1, dtype=torch.float64) * duration / int(num_frames)
 
 
@@ -45,7 +44,7 @@ def check_times(times: Tensor | Sequence[float], duration: float) -> Tensor:
     """`times` as (N,) float64, or `VLFMError` unless finite, strictly increasing and within [0, T]."""
     times = torch.as_tensor(times, dtype=torch.float64).detach().cpu()
     if times.ndim != 1 or len(times) == 0:
-        raise VLFMError(f"frame times must be a flat list of at least one time; got shape {tuple(times.shape)}")
+        raise VLFMError(f"frame times must be a flat list, not empty; got shape {tuple(times.shape)}")
     if not torch.isfinite(times).all():
         raise VLFMError("frame times must be finite seconds; some are NaN or infinite")
     if (times.diff() <= 0).any():
@@ -60,6 +59,12 @@ def check_times(times: Tensor | Sequence[float], duration: float) -> Tensor:
             f"frame times must lie in [0, {duration:g}] s; they run from {times[0]:g} to {times[-1]:g} s"
         )
     return times
+
+
+def check_ridge(ridge: float) -> None:
+    """Raises `VLFMError` unless `ridge` is finite and at least 0."""
+    if not (math.isfinite(ridge) and ridge >= 0):
+        raise VLFMError(f"the ridge must be finite and at least 0; it is {ridge}")
 
 
 def projection_matrix(
@@ -96,8 +101,7 @@ def projection_matrix(
         times = check_times(times_or_num_frames, duration)
     if method not in METHODS:
         raise VLFMError(f"unknown projection {method!r}; there are {', '.join(METHODS)}")
-    if not (math.isfinite(ridge) and ridge >= 0):
-        raise VLFMError(f"the ridge must be finite and at least 0; it is {ridge}")
+    check_ridge(ridge)
     if method == "lstsq":
         return _least_squares(times, order, duration, ridge)
     if ridge:
@@ -117,14 +121,19 @@ def amplification(weights: Tensor, times: Tensor, duration: float) -> float:
     return float(responses.norm(dim=1).max())
 
 
-def project(latents: Tensor, weights: Tensor) -> Tensor:
+def project(latents: Tensor, weights: Tensor, out: Tensor | None = None) -> Tensor:
     """`H = uᵀ W` for a batch of clips: latents (B, N, *shape) → H (B, *shape, s), one matrix product.
 
     weights: (N, s) of `projection_matrix`, cast to the latents' device and dtype. Half-precision latents are
     projected, and H returned, in float32. An empty batch gives an empty H.
+    out: an H returned earlier for as many clips, whose memory is used again: for large batches fresh memory
+    costs as much as the product.
+
+    H is a view with the orders outside the positions in memory, (B, s, *shape), which is how the product
+    comes without a transposition; `.contiguous()` copies it.
 
     Raises `VLFMError` if the result is not finite, naming the clips: a NaN or an infinity among the latents
-    always reaches H, which is three times smaller than they are, so it is H that is checked. This is the edge
+    always reaches H, which is N/s times smaller than they are, so it is H that is checked. This is the edge
     where finiteness is checked, at the price of one synchronisation; nothing downstream checks it again.
     """
     if latents.ndim < 2 or weights.ndim != 2 or latents.shape[1] != len(weights):
@@ -136,12 +145,19 @@ def project(latents: Tensor, weights: Tensor) -> Tensor:
         raise VLFMError(f"latents must be floating point; they are {latents.dtype}")
     dtype = torch.promote_types(latents.dtype, torch.float32)
     weights = weights.to(device=latents.device, dtype=dtype)
-    clips, _, *shape = latents.shape
+    clips, frames, *shape = latents.shape
+    order = weights.shape[1]
+    buffer = None
+    if out is not None:
+        buffer = out.movedim(-1, 1)
+        if buffer.shape != (clips, order, *shape) or buffer.dtype != dtype or not buffer.is_contiguous():
+            raise ValueError("`out` must be an H that `project` returned for latents of this shape and dtype")
+        buffer = buffer.view(clips, order, math.prod(shape))
     with torch.autocast(latents.device.type, enabled=False):
-        flat = latents.to(dtype).reshape(clips, len(weights), math.prod(shape))
-        coefficients = torch.matmul(weights.T, flat)
+        flat = latents.to(dtype).reshape(clips, frames, math.prod(shape))
+        coefficients = torch.bmm(weights.T.expand(clips, -1, -1), flat, out=buffer)
     check_finite(coefficients, "the coefficients of")
-    return coefficients.reshape(clips, weights.shape[1], *shape).movedim(1, -1)
+    return coefficients.view(clips, order, *shape).movedim(1, -1)
 
 
 def reconstruct(coefficients: Tensor, basis_values: Tensor) -> Tensor:
@@ -184,8 +200,8 @@ def _least_squares(times: Tensor, order: int, duration: float, ridge: float) -> 
     count = len(times)
     if order > count:
         raise VLFMError(
-            f"lstsq with order {order} on {count} frames has no unique solution: a clip of N frames holds at most N "
-            f"coefficients a position; use an order of at most {count}, and at most {_safe_order(count)} to stay sane "
+            f"lstsq with order {order} on {count} frames has no unique solution: N frames determine at most N "
+            f"coefficients; use an order of at most {count}, and at most {_safe_order(count)} to stay sane "
             "between frames"
         )
     design = LegendreBasis(order, duration).evaluate(times)
@@ -199,9 +215,9 @@ def _least_squares(times: Tensor, order: int, duration: float, ridge: float) -> 
     gain = amplification(weights, times, duration)
     if (order > _safe_order(count) and (not ridge or gain > 1)) or gain > AMPLIFICATION_WARNED:
         warnings.warn(
-            f"lstsq with order {order} on {count} frames: noise of the frames is amplified {gain:.3g} times midway "
-            f"between them (measured). Up to order 2√N = {_safe_order(count)} it is safe on evenly spaced frames; "
-            "lower the order or raise the ridge",
+            f"lstsq with order {order} on {count} frames: noise of the frames is amplified {gain:.3g} times "
+            f"midway between them (measured). Up to order 2√N = {_safe_order(count)} it is safe on evenly spaced "
+            "frames; lower the order or raise the ridge",
             ProjectionWarning,
             stacklevel=3,
         )
@@ -216,11 +232,11 @@ def _recurrence(times: Tensor, order: int, duration: float, method: str) -> Tens
     count = len(times)
     if method == "euler" and order > count:
         raise VLFMError(
-            f"euler (the paper's recurrence) with order {order} on {count} frames overflows: step τ multiplies mode n "
-            f"by 1 − (n+1)/τ, which grows until τ ≥ s; use an order of at most {count}, or lstsq, bilinear or zoh"
+            f"euler (the paper's recurrence) with order {order} on {count} frames explodes: step τ multiplies "
+            f"mode n by 1 − (n+1)/τ, which grows until τ ≥ s; use an order of at most {count}, or another method"
         )
     if times[0] <= 0:
-        raise VLFMError(f"{method} divides by time: frames must sit after t = 0; use lstsq for a frame at t = 0")
+        raise VLFMError(f"{method} divides by time: every frame must come after t = 0; lstsq takes one at 0")
     ends = times.tolist()
     weights = torch.zeros(count, order, dtype=torch.float64)
     start = 0.0

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vlfm.errors import VLFMError
-from vlfm.flow.legendre import check_duration
+from vlfm.flow.legendre import check_duration, check_num_frames
 
 
 class Schedule(ABC):
@@ -42,8 +42,7 @@ class Schedule(ABC):
 
     def _check(self) -> None:
         check_duration(self.duration)
-        if isinstance(self.num_frames, bool) or int(self.num_frames) != self.num_frames or self.num_frames < 1:
-            raise VLFMError(f"a schedule needs a whole number of frames, at least 1; it has {self.num_frames}")
+        check_num_frames(self.num_frames)
         if not 0 < self.sigma_min < 1:
             raise VLFMError(f"sigma_min must lie between 0 and 1 (exclusive); it is {self.sigma_min}")
 

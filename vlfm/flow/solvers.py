@@ -1,6 +1,7 @@
 """From noise to the flow at any set of times."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ def exponential(
         coefficients = predict if isinstance(predict, Tensor) else predict(psi, start)
         if coefficients.shape != (*z.shape, path.basis.order):
             raise ValueError(
-                f"the prediction must be coefficients {(*z.shape, path.basis.order)} of shape (B, *shape, s); "
+                f"the prediction must be coefficients (B, *shape, s), {(*z.shape, path.basis.order)}; "
                 f"it is {tuple(coefficients.shape)}"
             )
         last = index == len(nodes) - 1
@@ -110,16 +111,22 @@ def ode(
         return z.unsqueeze(1).clone()
     try:
         states = odeint(
-            lambda t, psi: field(psi, t.expand(len(psi))), z, grid, method=method, rtol=rtol, atol=atol, options=options
+            lambda t, psi: field(psi, t.expand(len(psi))),
+            z,
+            grid,
+            method=method,
+            rtol=rtol,
+            atol=atol,
+            options=options,
         )
     except AssertionError as error:  # torchdiffeq's way to report a vanishing step
         raise VLFMError(
-            f"{method} gave up: {error}. The field is stiff or not finite; use the exponential solver, a larger "
-            "tolerance or a fixed step"
+            f"{method} gave up: {error}. The field is stiff or not finite; use the exponential solver, "
+            "a larger tolerance or a fixed step"
         ) from error
     if not torch.isfinite(states[-1]).all():
         raise VLFMError(
-            f"{method} diverged before t = {float(grid[-1]):g} s: use a smaller step or the exponential solver"
+            f"{method} diverged before t = {float(grid[-1]):g} s; use a smaller step or another solver"
         )
     return (states if from_zero else states[1:]).movedim(0, 1)
 
@@ -164,8 +171,8 @@ def check_query_times(times: Tensor | Sequence[float], duration: float, like: Te
     slack = max(1e-9, 4 * torch.finfo(dtype).eps) * duration  # the rounding of τT/N
     if not bool(((times >= 0) & (times <= duration + slack)).all()):
         raise VLFMError(
-            f"times must lie in [0, {duration:g}] s; they run from {float(times.min()):g} to {float(times.max()):g} s. "
-            "Beyond the end of a clip choose a tail (vlfm.flow.tails)"
+            f"times must lie in [0, {duration:g}] s; they run from {float(times.min()):g} to "
+            f"{float(times.max()):g} s. Beyond the end of a clip choose a tail (vlfm.flow.tails)"
         )
     return times
 
@@ -176,7 +183,7 @@ def _nodes(steps: int, nodes: Sequence[float] | None, path: VideoLatentPath) -> 
             raise VLFMError(f"steps must be a whole number from 1 up; it is {steps}")
         return [path.schedule.lead_in * index / steps for index in range(int(steps))]
     nodes = [float(node) for node in nodes]
-    rising = all(a < b for a, b in zip(nodes, nodes[1:], strict=False))
+    rising = all(a < b for a, b in pairwise(nodes))
     if not nodes or nodes[0] != 0 or not rising or nodes[-1] > path.duration:
-        raise VLFMError(f"nodes must increase strictly from 0, within [0, {path.duration:g}] s; they are {nodes}")
+        raise VLFMError(f"nodes must start at 0 and increase within [0, {path.duration:g}] s; they are {nodes}")
     return nodes

@@ -56,13 +56,14 @@ class ExtendedPath:
     def __post_init__(self):
         if self.tail not in TAILS:
             raise VLFMError(f"unknown tail {self.tail!r}; there are {', '.join(TAILS)}")
-        for name, value in (("damping", self._damping), ("window", self._window), ("max_growth", self.max_growth)):
+        positive = {"damping": self._damping, "window": self._window, "max_growth": self.max_growth}
+        for name, value in positive.items():
             if not (math.isfinite(value) and value > 0):
                 raise VLFMError(f"{name} must be positive and finite; it is {value}")
         if self._window > self.duration:
             raise VLFMError(f"the window ({self._window:g} s) is longer than the clip ({self.duration:g} s)")
         if not 1 <= self.refit_order <= self.refit_frames:
-            raise VLFMError(f"refit_order must lie in 1 … refit_frames ({self.refit_frames}); it is {self.refit_order}")
+            raise VLFMError(f"refit_order must lie in 1 … {self.refit_frames} (refit_frames); it is {self.refit_order}")
 
     @property
     def duration(self) -> float:
@@ -120,9 +121,10 @@ class ExtendedPath:
         worst = float(growth(basis, t.max()))
         if not worst <= self.max_growth:
             raise VLFMError(
-                f"the polynomial tail is refused: at t = {float(t.max()):g} s the {basis.order} Legendre polynomials of a "
-                f"{self.duration:g} s clip have grown {worst:.3g} times (limit {self.max_growth:g}, reached at "
-                f"{reach(basis, self.max_growth):.3g} s). Use the tail hold, linear or refit, or a lower order"
+                f"the polynomial tail is refused: at t = {float(t.max()):g} s the {basis.order} Legendre "
+                f"polynomials of a {self.duration:g} s clip have grown {worst:.3g} times (limit "
+                f"{self.max_growth:g}, reached at {reach(basis, self.max_growth):.3g} s). "
+                "Use the tail hold, linear or refit, or a lower order"
             )
         values = reconstruct(polynomial.coefficients, basis.evaluate(t))
         if isinstance(self.path, HybridPath):

@@ -1,0 +1,109 @@
+"""Rows and whole videos → windows of T seconds that cross no cut."""
+
+from pathlib import Path
+from typing import Any
+
+from vlfm import config
+from vlfm.clips import media, worker
+from vlfm.clips.sources import find, is_url
+from vlfm.clips.windows import cut_windows
+from vlfm.errors import BadClip
+
+
+class Cutter:
+    """Finds windows; remembers what it knows about each source.
+
+    Args:
+        clips: the settings: T, the shot threshold, the timeout.
+        downloads: folder for sources that must be downloaded to be cut.
+    """
+
+    def __init__(self, clips: config.Clips, downloads: Path) -> None:
+        self._clips = clips
+        self._downloads = downloads
+        self._known: dict[str, tuple[Path, media.Media] | BadClip] = {}
+
+    def windows(self, source: str, start: float | None, end: float | None) -> list[tuple[float, float]]:
+        """The windows of a stretch: itself where it is T long, else consecutive ones within shots.
+
+        A local file is opened once; a remote one is downloaded only if it has to be cut.
+
+        Args:
+            source: as the manifest names it.
+            start, end: seconds in the source; None for its own start and end.
+
+        Returns:
+            (start, start + T) pairs, seconds; at least one.
+
+        Raises:
+            BadClip: no readable video, start beyond its end, or no room for a window.
+        """
+        duration = self._clips.duration
+        length = None if end is None else end - (start or 0.0)
+        # Half a frame: numbers written with few decimals mean the window they are next to.
+        single = length is not None and abs(length - duration) <= 0.5 / self._clips.fps
+        if length is not None and not single and length < duration:
+            raise BadClip(
+                f"{source}: start and end are {length:g} s apart, less than a clip of {duration:g} s "
+                f"(clips.duration); "
+                "move them apart"
+            )
+        begin = round(start or 0.0, 6)
+        if single and is_url(source):
+            return [(begin, round(begin + duration, 6))]
+        file, found = self._open(source)
+        if found.duration is not None and begin >= found.duration:
+            raise BadClip(
+                f"{source}: start {begin:g} is beyond its end at {found.duration:g} s; correct start"
+            )
+        if single:
+            return [(begin, round(begin + duration, 6))]
+        return self._cut(source, file, found, begin, end)
+
+    def _open(self, source: str) -> tuple[Path, media.Media]:
+        if source not in self._known:
+            try:
+                file = find(source, self._downloads, self._clips.timeout)
+                self._known[source] = (file, media.probe(file, self._clips.timeout))
+            except BadClip as error:
+                self._known[source] = error
+        known = self._known[source]
+        if isinstance(known, BadClip):
+            raise BadClip(str(known))
+        return known
+
+    def _cut(
+        self, source: str, file: Path, found: media.Media, start: float, end: float | None
+    ) -> list[tuple[float, float]]:
+        task: dict[str, Any] = {
+            "do": "cuts",
+            "file": str(file),
+            "media": vars(found),
+            "start": start,
+            "end": end,
+            "threshold": self._clips.shot_threshold,
+        }
+        cuts: list[float] = []
+        first = last = None
+        try:
+            for report in worker.run(task, self._clips.timeout):
+                if "cut" in report:
+                    cuts.append(report["cut"])
+                elif "last" in report:
+                    first, last = report["first"], report["last"]
+        except worker.Died as error:
+            raise BadClip(
+                f"{source} cannot be decoded: {error}; replace the file or raise clips.timeout"
+            ) from None
+        if last is None:
+            raise BadClip(
+                f"{source}: no frame can be decoded from {start:g} s on; correct start or replace the file"
+            )
+        windows = cut_windows(max(start, first), last, cuts, self._clips.duration)
+        if not windows:
+            raise BadClip(
+                f"{source}: no shot between {start:g} and {last:g} s is as long as a clip of "
+                f"{self._clips.duration:g} s "
+                f"({len(cuts)} cuts found); raise clips.shot_threshold or lower clips.duration"
+            )
+        return windows

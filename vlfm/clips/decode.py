@@ -1,0 +1,198 @@
+"""One shard of the plan → one tar of decoded clips, and a ledger row for each.
+
+Finished clips lie one by one in a folder beside the shard until it is complete, so that a job that was killed
+goes on with the clip it was at. The folder is named after everything that decides what is in them.
+"""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vlfm import config
+from vlfm.artifacts import (
+    Clip,
+    LedgerRow,
+    Stopwatch,
+    check_share_of_bad,
+    fingerprint,
+    progress,
+    read_manifest,
+    read_tar,
+    shard_digest,
+    write_ledger,
+    write_tar,
+)
+from vlfm.clips import media, worker
+from vlfm.clips.child import SEEK
+from vlfm.clips.sources import find, is_url
+from vlfm.errors import BadClip
+
+VERSION = 1  # of the frames this module makes; raise it when the same settings give others
+
+
+def decode_shard(
+    clips: config.Clips, manifest: Path, shard: int, output: Path, ledger: Path, sources: Path
+) -> None:
+    """Decode all clips of a shard.
+
+    Args:
+        clips: the settings.
+        manifest: the plan, from `build_index`.
+        shard: which part of it.
+        output: the tar. Per clip, keyed by its id and in plan order: N frames `000.png` … (or jpg) of
+            size × size pixels, `txt` (the caption) and `json`:
+            `times` (clip time of each frame, seconds, in [T/N, T]), `shown` (seconds in the source, the first
+            frame of the source being 0), `decoder`, `source_fps`, `frames_reported` (by the container, or
+            null) and `frames_decoded` (up to the clip's last frame, counted from the start of the source;
+            null after a seek), and clip_id, source, start, end, caption, duration, fps. Bad clips are left
+            out. The same input gives the same bytes.
+        ledger: parquet; one row per clip with what it took, or the reason why it is missing.
+        sources: folder for downloads, shared by all shards; it may be deleted once all shards are there.
+
+    Raises:
+        VLFMError: more than the share `clips.max_bad` is bad (the ledger is written nevertheless), or the
+        shard is
+            not in the plan.
+    """
+    plan = read_manifest(manifest, shard)
+    partial = _partial_folder(clips, plan, output)
+    partial.mkdir(parents=True, exist_ok=True)
+    pieces: dict[str, Path] = {}
+    bad: dict[str, tuple[str, float]] = {}
+    with progress(total=len(plan), what=f"decode shard {shard:05d}") as bar:
+        for source, wanted in _by_source(plan).items():
+            watch = Stopwatch()
+            try:
+                file = find(source, sources, clips.timeout)
+                paths = {clip.clip_id: _piece(partial, clip, file) for clip in wanted}
+                missing = [clip for clip in wanted if not paths[clip.clip_id].is_file()]
+                bar.update(len(wanted) - len(missing))
+                if missing:
+                    for name, reason, seconds in _decode_source(clips, file, missing, paths):
+                        bar.update()
+                        if reason:
+                            bad[name] = (f"row {_row(wanted, name)}: {source}: {reason}", seconds)
+                pieces |= {name: path for name, path in paths.items() if name not in bad}
+            except BadClip as error:
+                new = [clip for clip in wanted if clip.clip_id not in bad]
+                bar.update(len(new))
+                for clip in new:
+                    bad[clip.clip_id] = (f"row {clip.row}: {error}", watch.seconds / len(new))
+    rows = [_ledger_row(clip, pieces.get(clip.clip_id), bad.get(clip.clip_id)) for clip in plan]
+    write_ledger(ledger, rows)
+    check_share_of_bad(rows, clips.max_bad, f"shard {shard:05d}")
+    write_tar(output, (_sample(pieces[clip.clip_id]) for clip in plan if clip.clip_id in pieces))
+    for folder in output.parent.glob(f".{output.stem}.partial-*"):
+        if folder != partial:
+            print(
+                f"removing {folder}: work on this shard under other settings, never finished", file=sys.stderr
+            )
+        shutil.rmtree(folder)
+
+
+def _partial_folder(clips: config.Clips, plan: list[Clip], output: Path) -> Path:
+    made_by = {
+        "version": VERSION,
+        "shard": shard_digest(plan),
+        **clips.model_dump(include={"fps", "duration", "size", "image", "decoder"}),
+    }
+    return output.parent / f".{output.stem}.partial-{fingerprint(made_by)}"
+
+
+def _by_source(plan: list[Clip]) -> dict[str, list[Clip]]:
+    groups: dict[str, list[Clip]] = {}
+    for clip in plan:
+        groups.setdefault(clip.source, []).append(clip)
+    return groups
+
+
+def _piece(partial: Path, clip: Clip, file: Path) -> Path:
+    """Where a finished clip lies; a local file that was replaced meanwhile does not find its old clips."""
+    stat = file.stat()
+    version = "url" if is_url(clip.source) else fingerprint({"size": stat.st_size, "mtime": stat.st_mtime_ns})
+    return partial / f"{clip.clip_id}-{version}.tar"
+
+
+def _row(clips: list[Clip], name: str) -> int:
+    return next(clip.row for clip in clips if clip.clip_id == name)
+
+
+def _decode_source(
+    clips: config.Clips, file: Path, wanted: list[Clip], paths: dict[str, Path]
+) -> Iterator[tuple[str, str, float]]:
+    """Decode clips of one source, by decord and then ffmpeg; yield (clip id, reason or "", seconds) for each.
+
+    Raises:
+        BadClip: the file cannot be opened or decoded at all; it holds for the clips not yet yielded.
+    """
+    watch = Stopwatch()
+    found = media.probe(file, clips.timeout)
+    task: dict[str, Any] = {
+        "do": "decode",
+        "file": str(file),
+        "media": vars(found),
+        "reported": None,
+        "fps": clips.fps,
+        "duration": clips.duration,
+        "count": clips.num_frames,
+        "size": clips.size,
+        "image": clips.image,
+    }
+    waiting = {clip.clip_id: clip for clip in sorted(wanted, key=lambda clip: (clip.start, clip.row))}
+    trouble = ""
+    for decoder in ("decord", "ffmpeg"):
+        # decord does not turn pictures upright, and its seeks are not to be relied on.
+        usable = decoder == "ffmpeg" or (clips.decoder == "decord" and not found.rotated)
+        batch = [clip for clip in waiting.values() if decoder == "ffmpeg" or clip.start <= SEEK]
+        if not usable or not batch:
+            continue
+        items = [
+            {
+                "clip_id": clip.clip_id,
+                "source": clip.source,
+                "start": clip.start,
+                "end": clip.end,
+                "caption": clip.caption,
+                "piece": str(paths[clip.clip_id].absolute()),
+            }
+            for clip in batch
+        ]
+        try:
+            for report in worker.run(task | {"decoder": decoder, "clips": items}, clips.timeout):
+                task["reported"] = report.get("reported", task["reported"])
+                trouble = report.get("failed", trouble)
+                if "clip" in report:
+                    del waiting[report["clip"]]
+                    yield report["clip"], report.get("bad", ""), watch.seconds
+                    watch = Stopwatch()
+        except worker.Died as error:
+            trouble = str(error)
+            if decoder == "ffmpeg":
+                raise BadClip(
+                    f"{file} cannot be decoded: {error}; replace the file or raise clips.timeout"
+                ) from None
+        if trouble and waiting and decoder == "decord":
+            print(f"{file}: decord failed, going on with ffmpeg ({trouble})", file=sys.stderr)
+
+
+def _sample(piece: Path) -> dict[str, Any]:
+    sample = next(read_tar(piece))
+    sample.pop("seconds.json")
+    return sample
+
+
+def _ledger_row(clip: Clip, piece: Path | None, bad: tuple[str, float] | None) -> LedgerRow:
+    common = {"clip_id": clip.clip_id, "stage": "decode", "source": clip.source, "row": clip.row}
+    if piece is None:
+        reason, seconds = bad or ("not decoded", 0.0)
+        return LedgerRow(status="bad", reason=reason, seconds=seconds, **common)
+    sample = next(read_tar(piece))
+    seconds = float(sample.pop("seconds.json"))
+    return LedgerRow(
+        status="ok",
+        seconds=seconds,
+        bytes=sum(len(data) for name, data in sample.items() if name != "__key__"),
+        **common,
+    )

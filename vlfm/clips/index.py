@@ -1,0 +1,239 @@
+"""From the user's CSV to the manifest: rows checked, long takes cut into windows, windows dealt out to
+shards.
+"""
+
+import csv
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vlfm import config
+from vlfm.artifacts import (
+    Clip,
+    LedgerRow,
+    Stopwatch,
+    clip_id,
+    progress,
+    read_json,
+    read_manifest,
+    shard_digest,
+    write_json,
+    write_ledger,
+    write_manifest,
+)
+from vlfm.clips.cutting import Cutter
+from vlfm.clips.sources import name_source
+from vlfm.errors import BadClip, VLFMError
+
+COLUMNS = ("source", "start", "end", "caption")
+DEMO = Path(__file__).with_name("demo.csv")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the CSV, checked: `start` and `end` in seconds, None where the cell is empty."""
+
+    line: int
+    source: str
+    start: float | None
+    end: float | None
+    caption: str
+
+
+def build_index(clips: config.Clips, manifest: Path, ledger: Path, shards: Path, seed: int = 0) -> None:
+    """Make the manifest and the frozen shard plan from `clips.index`.
+
+    A row whose start and end are T apart is one clip. A longer row, or one with start or end left empty (the
+    source's own), is cut at shot boundaries into consecutive windows of T seconds that all take its caption.
+    A row with an empty caption is bad: the model learns from captions, and `split_video` leaves them to be
+    filled in.
+
+    The plan is frozen. Clips of an earlier plan at the same place keep their shard, clips no longer listed
+    drop out of theirs, new ones fill new shards after the last number ever given. The plan is also
+    kept in `plan.json` beside the manifest, which is no output of a rule and survives its rerun.
+
+    Args:
+        clips: the settings; `clips.index` is `demo` or a CSV with the columns source, start, end, caption.
+        manifest: parquet, one row per clip, grouped by shard.
+        ledger: parquet, one row per clip, and per row of the CSV that is bad, with the reason.
+        shards: json, {"00000": {"clips": n, "digest": …}, …}.
+        seed: not used; the order is the CSV's.
+
+    Raises:
+        VLFMError: no CSV, no text, a missing column, or not one good row.
+    """
+    path = DEMO if clips.index == "demo" else Path(clips.index)
+    rows: list[LedgerRow] = []
+    found: list[Clip] = []
+    lines: dict[str, int] = {}
+    cutter = Cutter(clips, manifest.parent / "sources")
+    entries = list(read_rows(path))
+    for entry in progress(entries, what="index", unit="row"):
+        watch = Stopwatch()
+        line = entry.line
+        try:
+            if isinstance(entry, Bad):
+                raise BadClip(entry.reason)
+            windows = cutter.windows(entry.source, entry.start, entry.end)
+            fresh = []
+            for start, end in windows:
+                name = clip_id(entry.source, start, end)
+                if name in lines and len(windows) == 1:
+                    raise BadClip(
+                        f"{entry.source}: the same window as row {lines[name]}; leave one of them out"
+                    )
+                if name not in lines:
+                    fresh.append(Clip(name, entry.source, start, end, entry.caption, line, 0))
+            if not fresh:
+                raise BadClip(
+                    f"{entry.source}: every window of it is in an earlier row; leave one of them out"
+                )
+        except BadClip as error:
+            rows.append(
+                LedgerRow("", "index", "bad", f"row {line}: {error}", entry.source, line, watch.seconds)
+            )
+            continue
+        for clip in fresh:
+            lines[clip.clip_id] = line
+            rows.append(
+                LedgerRow(clip.clip_id, "index", "ok", "", clip.source, line, watch.seconds / len(fresh))
+            )
+        found.extend(fresh)
+    write_ledger(ledger, rows)
+    _tell(path, [row for row in rows if row.status != "ok"], len(found))
+    _write_plan(found, clips.shard_size, manifest, shards)
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A line of the CSV that is no row."""
+
+    line: int
+    source: str
+    reason: str
+
+
+def read_rows(path: Path) -> Iterator[Row | Bad]:
+    """Read a CSV of clips, line by line; `line` counts the header as 1.
+
+    Raises:
+        VLFMError: no such file, no UTF-8 text, no CSV, or a missing column: with its name and the names
+        found.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as handle:
+            reader = csv.reader(handle, strict=True)
+            header = [name.strip().lower() for name in next(reader, [])]
+            missing = [name for name in COLUMNS if name not in header]
+            if missing:
+                raise VLFMError(
+                    f"{path} has no column {', '.join(missing)}; its first line names "
+                    f"{', '.join(header) or 'nothing'}. "
+                    f"It must name {','.join(COLUMNS)}; start and end may be empty cells"
+                )
+            if twice := [name for name in COLUMNS if header.count(name) > 1]:
+                raise VLFMError(f"{path} has the column {', '.join(twice)} twice; remove one")
+            line = reader.line_num + 1
+            for cells in reader:
+                if cells:
+                    yield _row(path, line, header, cells)
+                line = reader.line_num + 1
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise VLFMError(
+            f"{path} cannot be read ({error.strerror}); clips.index must be `demo` or a CSV"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise VLFMError(
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from None
+    except csv.Error as error:
+        raise VLFMError(f"{path}, line {reader.line_num}: not valid CSV ({error}); mend the line") from None
+
+
+def _row(path: Path, line: int, header: list[str], cells: list[str]) -> Row | Bad:
+    values = dict(zip(header, (cell.strip() for cell in cells), strict=False))
+    source = values.get("source", "")
+    try:
+        if len(cells) != len(header):
+            raise BadClip(
+                f"{source}: {len(cells)} cells where the first line of {path.name} has {len(header)}; "
+                "put quotation marks around a caption with commas"
+            )
+        if not source:
+            raise BadClip(
+                f"the source is empty; give a path, an http(s) address or package:NAME/PATH ({path.name})"
+            )
+        name = name_source(source, path.parent)
+        start, end = (_seconds(name, column, values[column]) for column in ("start", "end"))
+        if end is not None and (start or 0.0) >= end:
+            raise BadClip(f"{name}: start {start or 0:g} is not before end {end:g}; correct them (seconds)")
+        if not values["caption"]:
+            raise BadClip(f"{name}: the caption is empty; write what the window shows")
+    except BadClip as error:
+        return Bad(line, source, str(error))
+    return Row(line, name, start, end, " ".join(values["caption"].split()))
+
+
+def _seconds(source: str, column: str, cell: str) -> float | None:
+    if not cell:
+        return None
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value < 0:
+        raise BadClip(f"{source}: {column} is {cell!r}; give seconds from the start of the source, 0 or more")
+    return value
+
+
+def _tell(path: Path, bad: list[LedgerRow], good: int) -> None:
+    listed = "\n".join(f"  {row.reason}" for row in bad[:20])
+    if len(bad) > 20:
+        listed += f"\n  … and {len(bad) - 20} more, all in the ledger"
+    if not good:
+        raise VLFMError(f"{path} holds not one good clip:\n{listed or '  it has no rows'}")
+    if bad:
+        print(f"{path}: {good} clips, {len(bad)} bad rows left out:\n{listed}", file=sys.stderr)
+
+
+def _write_plan(found: list[Clip], size: int, manifest: Path, shards: Path) -> None:
+    record = manifest.with_name("plan.json")
+    earlier, following = _earlier_plan(manifest, record)
+    by_id = {clip.clip_id: clip for clip in found}
+    plan = [replace(by_id[name], shard=shard) for name, shard in earlier.items() if name in by_id]
+    new = [clip for clip in found if clip.clip_id not in earlier]
+    plan += [replace(clip, shard=following + index // size) for index, clip in enumerate(new)]
+    following = max([following, *(clip.shard + 1 for clip in plan)])
+    members: dict[int, list[Clip]] = {}
+    for clip in plan:
+        members.setdefault(clip.shard, []).append(clip)
+    # The record first: a crash in between leaves a plan that the next run repeats, never one it contradicts.
+    write_json(record, {"next": following, "clips": [[clip.clip_id, clip.shard] for clip in plan]})
+    write_manifest(manifest, plan)
+    write_json(
+        shards,
+        {
+            f"{shard:05d}": {"clips": len(some), "digest": shard_digest(some)}
+            for shard, some in members.items()
+        },
+    )
+
+
+def _earlier_plan(manifest: Path, record: Path) -> tuple[dict[str, int], int]:
+    """Shards by clip id in the order of an earlier plan, and the first shard number never used."""
+    if record.is_file():
+        plan = read_json(record)
+        try:
+            return {str(name): int(shard) for name, shard in plan["clips"]}, int(plan["next"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise VLFMError(
+                f"{record} is no shard plan ({error}); restore it, or remove it and all shards"
+            ) from error
+    if manifest.is_file():
+        clips = read_manifest(manifest)
+        return {clip.clip_id: clip.shard for clip in clips}, max(
+            (clip.shard for clip in clips), default=-1
+        ) + 1
+    return {}, 0

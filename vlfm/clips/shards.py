@@ -1,0 +1,90 @@
+"""Decoded clips, read back from the tars that `decode_shard` writes."""
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vlfm.artifacts import read_tar
+from vlfm.errors import VLFMError
+
+
+@dataclass(frozen=True)
+class DecodedClip:
+    """One clip.
+
+    Attributes:
+        clip_id: its name in every store.
+        frames: uint8 (N, H, W, 3), RGB.
+        times: clip time of each frame in seconds, float64 (N,), strictly increasing, in [T/N, T].
+        caption: text.
+        info: what `decode_shard` wrote about it: source, start, end, fps, duration, decoder, …
+    """
+
+    clip_id: str
+    frames: np.ndarray
+    times: np.ndarray
+    caption: str
+    info: dict[str, Any]
+
+
+def read_clips(path: Path | str) -> Iterator[DecodedClip]:
+    """Yield the clips of a shard in plan order, one in memory at a time.
+
+    Raises:
+        VLFMError: a damaged tar, a picture that is none or of another size, a missing member, times that do
+        not
+            fit the frames; the message names the shard and the member.
+    """
+    for sample in read_tar(path):
+        yield _clip(path, sample)
+
+
+def read_ids(path: Path | str) -> list[str]:
+    """The ids of the clips of a shard, in order; pictures are not decoded.
+
+    Raises:
+        VLFMError: a damaged tar.
+    """
+    return [sample["__key__"] for sample in read_tar(path)]
+
+
+def _clip(path: Path | str, sample: dict[str, Any]) -> DecodedClip:
+    key = sample["__key__"]
+    remedy = "remove the shard and run its rule again"
+    if missing := {"json", "txt"} - sample.keys():
+        raise VLFMError(f"{path}: {key} has no member {', '.join(sorted(missing))}; {remedy}")
+    try:
+        info = json.loads(sample["json"])
+        times = np.array(info["times"], dtype=np.float64)
+        caption = sample["txt"].decode()
+    except (ValueError, KeyError, TypeError) as error:
+        raise VLFMError(
+            f"{path}: {key}.json or {key}.txt is not what decoding writes ({error}); {remedy}"
+        ) from error
+    names = sorted(name for name in sample if name.endswith((".png", ".jpg")))
+    if times.ndim != 1 or len(names) != len(times) or not len(times):
+        raise VLFMError(f"{path}: {key} has {len(names)} frames for {times.size} times; {remedy}")
+    if not np.all(np.isfinite(times)) or np.any(np.diff(times) <= 0):
+        raise VLFMError(f"{path}: the times in {key}.json do not increase; {remedy}")
+    frames: np.ndarray | None = None
+    for index, name in enumerate(names):
+        try:
+            with Image.open(io.BytesIO(sample[name]), formats=("PNG", "JPEG")) as image:
+                picture = np.asarray(image.convert("RGB"))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise VLFMError(f"{path}: {key}.{name} is not a picture ({error}); {remedy}") from error
+        if frames is None:
+            frames = np.empty((len(names), *picture.shape), dtype=np.uint8)
+        if picture.shape != frames.shape[1:]:
+            raise VLFMError(
+                f"{path}: {key}.{name} is {picture.shape[1]}×{picture.shape[0]} pixels, the first frame "
+                f"{frames.shape[2]}×{frames.shape[1]}; {remedy}"
+            )
+        frames[index] = picture
+    return DecodedClip(key, frames, times, caption, info)

@@ -1,0 +1,113 @@
+"""Which frames make a clip, and where a long take is cut: pure arithmetic on times, no files.
+
+Clip time runs from 0 to T, the paper's frame τ = 1 … N sits at τT/N. Real sources have other frame rates,
+so a clip holds the frames *nearest* to those instants, together with the instants they were really shown at.
+"""
+
+import itertools
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from vlfm.errors import BadClip
+
+TIE = 1e-5  # seconds; float32 timestamps (decord) must not decide which of two equally near frames is taken
+
+
+def slack(duration: float) -> float:
+    """How far past T a frame may lie and still count as lying at T, in seconds.
+
+    Matroska rounds times to 1 ms, and 23.976 frames a second, the rate of film, drifts by 1/1000 against 24:
+    without the slack the most common sources would miss their last frame by less than a tick.
+    """
+    return 0.001 + 0.001 * duration
+
+
+def nearest(values: Sequence[float], instant: float) -> int:
+    """Index of the value nearest to `instant` in an increasing sequence; the earlier one of a tie."""
+    distance = np.abs(np.asarray(values, dtype=np.float64) - instant)
+    return int(np.argmax(distance <= distance.min() + TIE))
+
+
+def choose_frames(
+    shown: Sequence[float], start: float, duration: float, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose the frames of a clip.
+
+    With p0 the presentation time of the frame nearest to `start`, a frame shown at p has clip time
+    t = p − p0 + T/N. Instant τT/N takes the frame nearest to it among those with t ≤ T that leave a frame
+    for every later instant.
+
+    Args:
+        shown: strictly increasing presentation times, seconds in the source, shape (frames,); all frames
+            around the window, at least from the one before `start` to the one after start + T where there is
+            one.
+        start: seconds in the source.
+        duration: T, seconds.
+        count: N.
+
+    Returns:
+        indices into `shown`, int64 (N,), strictly increasing; clip times, float64 (N,), in [T/N, T].
+
+    Raises:
+        BadClip: no frame near `start`, the source ends too early, or it has too few frames a second.
+    """
+    shown = np.asarray(shown, dtype=np.float64)
+    step = duration / count
+    if not len(shown):
+        raise BadClip("the source has no frames")
+    origin = nearest(shown, start)
+    inside = shown[origin:]
+    times = inside - inside[0] + step
+    times = times[times <= duration + slack(duration)]
+    interval = float(np.median(np.diff(times))) if len(times) > 1 else step
+    reach = 1.5 * max(interval, step)
+    if abs(shown[origin] - start) > reach:
+        where = "ends" if shown[origin] < start else "begins"
+        raise BadClip(
+            f"the window starts at {start:.3f} s, but the source {where} at {shown[origin]:.3f} s; "
+            f"correct start"
+        )
+    if len(inside) == len(times) and duration - times[-1] > reach:
+        raise BadClip(
+            f"the last frame of the source is shown at {inside[-1]:.3f} s, {duration - times[-1]:.3f} s "
+            f"too early for "
+            f"a window of {duration:g} s from {start:.3f} s (cut short, or damaged); move the window or "
+            f"replace the file"
+        )
+    room = len(times) - count + np.arange(count)
+    wanted = np.array([nearest(times, step * (tau + 1)) for tau in range(count)])
+    picked = np.minimum(wanted, room)
+    if picked[0] != 0 or np.any(np.diff(picked) < 1) or duration - times[picked[-1]] > reach:
+        gap = float(np.diff(times).max()) if len(times) > 1 else duration
+        raise BadClip(
+            f"{len(times)} frames lie in the window from {start:.3f} s, too few or too uneven for "
+            f"{count} different "
+            f"ones: the source has about {1 / interval:.3g} frames a second here (largest gap {gap:.3f} "
+            f"s), clips.fps "
+            f"asks for {count / duration:g}; lower clips.fps or leave the row out"
+        )
+    return origin + picked, np.minimum(times[picked], duration)
+
+
+def cut_windows(
+    start: float, end: float, cuts: Iterable[float], duration: float
+) -> list[tuple[float, float]]:
+    """Cut [start, end] into consecutive windows of T seconds, none of which crosses a cut.
+
+    Args:
+        start, end: seconds in the source.
+        cuts: times of the first frame of each new shot, seconds in the source.
+        duration: T, seconds.
+
+    Returns:
+        (start, start + T) pairs in seconds, rounded to microseconds, in order; empty if every shot is
+        shorter.
+    """
+    edges = [start, *sorted(cut for cut in cuts if start < cut < end), end]
+    windows = []
+    for first, last in itertools.pairwise(edges):
+        for index in range(int((last - first + TIE) / duration)):
+            begin = round(first + index * duration, 6)
+            windows.append((begin, round(begin + duration, 6)))
+    return windows

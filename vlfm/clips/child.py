@@ -1,9 +1,8 @@
-"""What runs in the killable child: `python -m vlfm.clips.child`, a task as JSON on stdin, reports as JSON
-lines.
+"""What runs in the killable child: `python -m vlfm.clips.child`, a task in, reports out, as lines of JSON.
 
 Reports: `{}` a sign of life, `{"clip": …}` or `{"cut": …}` a result, `{"failed": …}` the decoder is not to be
-trusted here, `{"end": true}` all done. Finished clips go straight to disk, so memory holds one window of
-frames. No torch and no shell here.
+trusted here, `{"fatal": …}` the disk is full, `{"end": true}` all done. Finished clips go straight to disk,
+so memory holds one window of frames. No torch and no shell here.
 """
 
 import contextlib
@@ -242,7 +241,11 @@ def _emit(frames, clips, task, complaint: Callable[[], str | None]) -> Iterator[
             "frames_decoded": window.numbers[chosen[-1]] + 1 if early else None,
         }
         seconds = time.monotonic() - began
-        write_piece(Path(clip["piece"]), clip["clip_id"], pictures, info, task["image"], seconds)
+        try:
+            write_piece(Path(clip["piece"]), clip["clip_id"], pictures, info, task["image"], seconds)
+        except OSError as trouble:
+            yield {"fatal": str(trouble)}
+            return
         yield {"clip": clip["clip_id"]}
         began = time.monotonic()
 
@@ -260,9 +263,7 @@ def _look_for_repeats(pictures: list[np.ndarray], times: np.ndarray, complaint: 
 def write_piece(
     path: Path, clip_id: str, pictures: list[np.ndarray], info: dict[str, Any], image: str, seconds: float
 ) -> None:
-    """Write one finished clip as a tar of its own, atomically; `decode_shard` copies its members into the
-    shard.
-    """
+    """Write one finished clip as a tar of its own, atomically; `decode_shard` copies it into the shard."""
     members: dict[str, bytes] = {}
     for index, picture in enumerate(pictures):
         buffer = io.BytesIO()

@@ -66,7 +66,7 @@ class Cutter:
                 file = find(source, self._downloads, self._clips.timeout)
                 self._known[source] = (file, media.probe(file, self._clips.timeout))
             except BadClip as error:
-                self._known[source] = error
+                self._known[source] = error if source in str(error) else BadClip(f"{source}: {error}")
         known = self._known[source]
         if isinstance(known, BadClip):
             raise BadClip(str(known))

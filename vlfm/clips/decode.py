@@ -27,7 +27,7 @@ from vlfm.artifacts import (
 from vlfm.clips import media, worker
 from vlfm.clips.child import SEEK
 from vlfm.clips.sources import find, is_url
-from vlfm.errors import BadClip
+from vlfm.errors import BadClip, VLFMError
 
 VERSION = 1  # of the frames this module makes; raise it when the same settings give others
 
@@ -52,9 +52,8 @@ def decode_shard(
         sources: folder for downloads, shared by all shards; it may be deleted once all shards are there.
 
     Raises:
-        VLFMError: more than the share `clips.max_bad` is bad (the ledger is written nevertheless), or the
-        shard is
-            not in the plan.
+        VLFMError: more than the share `clips.max_bad` is bad (the ledger is written nevertheless), the shard
+            is not in the plan, or the disk is full.
     """
     plan = read_manifest(manifest, shard)
     partial = _partial_folder(clips, plan, output)
@@ -73,13 +72,13 @@ def decode_shard(
                     for name, reason, seconds in _decode_source(clips, file, missing, paths):
                         bar.update()
                         if reason:
-                            bad[name] = (f"row {_row(wanted, name)}: {source}: {reason}", seconds)
+                            bad[name] = (f"{source}: {reason}", seconds)
                 pieces |= {name: path for name, path in paths.items() if name not in bad}
             except BadClip as error:
                 new = [clip for clip in wanted if clip.clip_id not in bad]
                 bar.update(len(new))
-                for clip in new:
-                    bad[clip.clip_id] = (f"row {clip.row}: {error}", watch.seconds / len(new))
+                reason = str(error) if source in str(error) else f"{source}: {error}"
+                bad |= {clip.clip_id: (reason, watch.seconds / len(new)) for clip in new}
     rows = [_ledger_row(clip, pieces.get(clip.clip_id), bad.get(clip.clip_id)) for clip in plan]
     write_ledger(ledger, rows)
     check_share_of_bad(rows, clips.max_bad, f"shard {shard:05d}")
@@ -115,10 +114,6 @@ def _piece(partial: Path, clip: Clip, file: Path) -> Path:
     return partial / f"{clip.clip_id}-{version}.tar"
 
 
-def _row(clips: list[Clip], name: str) -> int:
-    return next(clip.row for clip in clips if clip.clip_id == name)
-
-
 def _decode_source(
     clips: config.Clips, file: Path, wanted: list[Clip], paths: dict[str, Path]
 ) -> Iterator[tuple[str, str, float]]:
@@ -143,10 +138,11 @@ def _decode_source(
     waiting = {clip.clip_id: clip for clip in sorted(wanted, key=lambda clip: (clip.start, clip.row))}
     trouble = ""
     for decoder in ("decord", "ffmpeg"):
-        # decord does not turn pictures upright, and its seeks are not to be relied on.
-        usable = decoder == "ffmpeg" or (clips.decoder == "decord" and not found.rotated)
-        batch = [clip for clip in waiting.values() if decoder == "ffmpeg" or clip.start <= SEEK]
-        if not usable or not batch:
+        batch = list(waiting.values())
+        if decoder == "decord":  # without seeks, which are not to be relied on
+            usable = clips.decoder == "decord" and found.plain
+            batch = [clip for clip in batch if usable and clip.start <= SEEK]
+        if not batch:
             continue
         items = [
             {
@@ -163,6 +159,9 @@ def _decode_source(
             for report in worker.run(task | {"decoder": decoder, "clips": items}, clips.timeout):
                 task["reported"] = report.get("reported", task["reported"])
                 trouble = report.get("failed", trouble)
+                if "fatal" in report:
+                    folder = next(iter(paths.values())).parent
+                    raise VLFMError(f"{folder} cannot be written ({report['fatal']}); free space there")
                 if "clip" in report:
                     del waiting[report["clip"]]
                     yield report["clip"], report.get("bad", ""), watch.seconds
@@ -187,7 +186,7 @@ def _ledger_row(clip: Clip, piece: Path | None, bad: tuple[str, float] | None) -
     common = {"clip_id": clip.clip_id, "stage": "decode", "source": clip.source, "row": clip.row}
     if piece is None:
         reason, seconds = bad or ("not decoded", 0.0)
-        return LedgerRow(status="bad", reason=reason, seconds=seconds, **common)
+        return LedgerRow(status="bad", reason=f"row {clip.row}: {reason}", seconds=seconds, **common)
     sample = next(read_tar(piece))
     seconds = float(sample.pop("seconds.json"))
     return LedgerRow(

@@ -1,6 +1,4 @@
-"""From the user's CSV to the manifest: rows checked, long takes cut into windows, windows dealt out to
-shards.
-"""
+"""From the user's CSV to the manifest: rows checked, long takes cut, windows dealt out to shards."""
 
 import csv
 import math

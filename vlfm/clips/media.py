@@ -22,6 +22,11 @@ from vlfm.errors import BadClip
 # Playlists name further files or hosts to read; a clip's source is one file.
 REFUSED = ("hls", "concat", "dash", "ffconcat", "sdp", "rtsp", "imf", "image2", "tty")
 
+# Where decord was measured to give ffmpeg's frames at ffmpeg's times. On MPEG program streams it gives others
+# without a word, transport streams it does not read, and ten-bit pictures it rounds differently.
+DECORD = ("mov", "mp4", "matroska", "webm")
+DECORD_PIXELS = re.compile(r"(yuvj?4(20|22|44)p|gray)\b")
+
 DAMAGE = re.compile(
     r"error while decoding|corrupt decoded frame|concealing \d+|Invalid NAL unit|Error submitting packet|"
     r"Invalid data found|corrupted macroblock|missing reference|partial file|Packet corrupt|"
@@ -44,7 +49,7 @@ class Media:
         zero: the container's time of the first frame, seconds.
         offset: seconds from the container's start to the first frame (sound may begin before it).
         aspect: width of a pixel over its height.
-        rotated: whether players turn the picture.
+        plain: whether decord can be relied on for such a file.
         width, height: of the stored frames in pixels.
     """
 
@@ -54,7 +59,7 @@ class Media:
     zero: float
     offset: float
     aspect: float
-    rotated: bool
+    plain: bool
     width: int
     height: int
 
@@ -87,12 +92,11 @@ def probe(file: Path | str, timeout: float) -> Media:
     if stream is None:
         if kind and ": Audio:" in header:
             raise BadClip(f"{file} holds sound but no video; give a video file")
-        trouble = [
-            line for line in text.splitlines() if "rror" in line or "not found" in line or "nvalid" in line
-        ]
-        raise BadClip(
-            f"{file} is not a video ffmpeg can open ({(trouble or [text.strip()])[0].strip()[:200]})"
-        )
+        if kind and "Stream #0:" not in header:
+            raise BadClip(f"{file} holds no video (an empty {kind[1].split(',')[0]} file); give a video file")
+        trouble = [line for line in text.splitlines() if re.search("[Ee]rror|[Ii]nvalid|not found", line)]
+        reason = (trouble or [text.strip()])[0].strip()[:200]
+        raise BadClip(f"{file} is not a video that ffmpeg can open ({reason}); give a video file")
     frame = re.search(r"n:\s*0 pts:\s*(-?\d+|NOPTS) .* sar:(\d+)/(\d+) s:(\d+)x(\d+)", text)
     base = re.search(r"config in time_base: (\d+)/(\d+)", text)
     if frame is None or base is None:
@@ -104,7 +108,6 @@ def probe(file: Path | str, timeout: float) -> Media:
     begin = re.search(r"Duration: .* start: (-?[\d.]+)", header)
     length = re.search(r"Duration: (\d+):(\d+):([\d.]+)", text)
     fps = re.search(r"([\d.]+)(k?) fps", stream[0])
-    turned = re.search(r"displaymatrix: rotation of (-?[\d.]+)", text)
     ticks = int(base[2]) if int(base[1]) == 1 else None
     return Media(
         duration=int(length[1]) * 3600 + int(length[2]) * 60 + float(length[3]) if length else None,
@@ -113,7 +116,11 @@ def probe(file: Path | str, timeout: float) -> Media:
         zero=zero,
         offset=zero - float(begin[1]) if begin else 0.0,
         aspect=int(frame[2]) / int(frame[3]) if int(frame[2]) and int(frame[3]) else 1.0,
-        rotated=bool(turned and round(float(turned[1])) % 360),
+        plain=(
+            bool(set(kind[1].split(",")) & set(DECORD))
+            and DECORD_PIXELS.search(stream[0]) is not None
+            and "displaymatrix" not in header.lower().replace(" ", "")
+        ),
         width=int(frame[4]),
         height=int(frame[5]),
     )

@@ -40,8 +40,7 @@ def choose_frames(
 
     Args:
         shown: strictly increasing presentation times, seconds in the source, shape (frames,); all frames
-            around the window, at least from the one before `start` to the one after start + T where there is
-            one.
+            around the window, from the one before `start` to the one after start + T where there is one.
         start: seconds in the source.
         duration: T, seconds.
         count: N.
@@ -65,15 +64,13 @@ def choose_frames(
     if abs(shown[origin] - start) > reach:
         where = "ends" if shown[origin] < start else "begins"
         raise BadClip(
-            f"the window starts at {start:.3f} s, but the source {where} at {shown[origin]:.3f} s; "
-            f"correct start"
+            f"the window starts at {start:.3f} s, the source {where} at {shown[origin]:.3f} s; correct start"
         )
     if len(inside) == len(times) and duration - times[-1] > reach:
         raise BadClip(
-            f"the last frame of the source is shown at {inside[-1]:.3f} s, {duration - times[-1]:.3f} s "
-            f"too early for "
-            f"a window of {duration:g} s from {start:.3f} s (cut short, or damaged); move the window or "
-            f"replace the file"
+            f"the last frame of the source is shown at {inside[-1]:.3f} s, {duration - times[-1]:.3f} s too "
+            f"early for a window of {duration:g} s from {start:.3f} s (cut short, or damaged); "
+            "move the window or replace the file"
         )
     room = len(times) - count + np.arange(count)
     wanted = np.array([nearest(times, step * (tau + 1)) for tau in range(count)])
@@ -81,11 +78,9 @@ def choose_frames(
     if picked[0] != 0 or np.any(np.diff(picked) < 1) or duration - times[picked[-1]] > reach:
         gap = float(np.diff(times).max()) if len(times) > 1 else duration
         raise BadClip(
-            f"{len(times)} frames lie in the window from {start:.3f} s, too few or too uneven for "
-            f"{count} different "
-            f"ones: the source has about {1 / interval:.3g} frames a second here (largest gap {gap:.3f} "
-            f"s), clips.fps "
-            f"asks for {count / duration:g}; lower clips.fps or leave the row out"
+            f"{len(times)} frames lie in the window from {start:.3f} s, too few or too uneven for {count} "
+            f"different ones: the source has about {1 / interval:.3g} frames a second here (largest gap "
+            f"{gap:.3f} s), clips.fps asks for {count / duration:g}; lower clips.fps or leave the row out"
         )
     return origin + picked, np.minimum(times[picked], duration)
 
@@ -101,8 +96,7 @@ def cut_windows(
         duration: T, seconds.
 
     Returns:
-        (start, start + T) pairs in seconds, rounded to microseconds, in order; empty if every shot is
-        shorter.
+        (start, start + T) pairs, seconds, rounded to microseconds, in order; empty if every shot is shorter.
     """
     edges = [start, *sorted(cut for cut in cuts if start < cut < end), end]
     windows = []

@@ -28,10 +28,12 @@ def run(task: Mapping[str, Any], timeout: float) -> Iterator[dict[str, Any]]:
     Raises:
         Died: if it did not come to its end.
     """
-    with tempfile.TemporaryFile() as errors:
+    with tempfile.TemporaryFile() as order, tempfile.TemporaryFile() as errors:
+        order.write(json.dumps(task).encode())
+        order.seek(0)
         process = subprocess.Popen(
             COMMAND,
-            stdin=subprocess.PIPE,
+            stdin=order,
             stdout=subprocess.PIPE,
             stderr=errors,
             start_new_session=True,
@@ -40,11 +42,6 @@ def run(task: Mapping[str, Any], timeout: float) -> Iterator[dict[str, Any]]:
         lines: queue.Queue = queue.Queue()
         threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
         try:
-            try:
-                process.stdin.write(json.dumps(task).encode())
-                process.stdin.close()
-            except BrokenPipeError:
-                pass  # it died at once; the wait below says how
             while True:
                 try:
                     line = lines.get(timeout=timeout)
@@ -57,7 +54,10 @@ def run(task: Mapping[str, Any], timeout: float) -> Iterator[dict[str, Any]]:
                     return
                 if report:
                     yield report
-            code = process.wait(timeout=timeout)
+            try:
+                code = process.wait(timeout=timeout)
+            except subprocess.TimeoutExpired:
+                raise Died(f"it did not end in {timeout:g} s (clips.timeout)") from None
             errors.seek(max(0, errors.seek(0, os.SEEK_END) - 2000))
             said = errors.read().decode(errors="replace").strip().splitlines()[-1:]
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"

@@ -37,8 +37,7 @@ def check_fingerprint(found: str | None, expected: str, store: Path, remedy: str
     """
     if found != expected:
         raise FingerprintMismatch(
-            f"{store} was made with other settings (fingerprint {found}, now {expected}). "
-            + remedy
+            f"{store} was made with other settings (fingerprint {found}, now {expected}). " + remedy
         )
 
 

@@ -105,6 +105,7 @@ class Training(Section):
 
 
 class Evaluation(Section):
+    clips: Count
     fps: Annotated[list[Positive], Field(min_length=1)]
     steps: Count
 

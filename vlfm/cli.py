@@ -1,0 +1,204 @@
+"""The command line: one subcommand per stage, each of which the workflow calls and which also runs by itself.
+
+Nothing heavy is imported until a subcommand needs it: `vlfm --help` is instant.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from vlfm import __version__
+from vlfm.errors import VLFMError
+
+
+def _config(arguments: argparse.Namespace):
+    from vlfm import config
+
+    return config.load(arguments.config)
+
+
+def _device(arguments: argparse.Namespace):
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    # The same sums in the same order, on a GPU too where it has such kernels.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    if arguments.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(arguments.device)
+
+
+def _shards(arguments: argparse.Namespace) -> list[str]:
+    from vlfm.artifacts import read_json
+
+    return sorted(read_json(arguments.plan))
+
+
+def _index(arguments):
+    from vlfm.clips.index import build_index
+
+    config = _config(arguments)
+    build_index(config.clips, arguments.manifest, arguments.ledger, arguments.plan)
+
+
+def _decode(arguments):
+    from vlfm.clips.decode import decode_shard
+
+    config = _config(arguments)
+    decode_shard(
+        config.clips,
+        arguments.manifest,
+        int(arguments.shard),
+        arguments.output,
+        arguments.ledger,
+        arguments.sources,
+    )
+
+
+def _split(arguments):
+    from vlfm.clips.split import split_video
+
+    split_video(arguments.videos, arguments.output, _config(arguments).clips)
+
+
+def _fit_decoder(arguments):
+    from vlfm.latents.fit import fit_decoder
+
+    shards = [arguments.clips / f"{shard}.tar" for shard in _shards(arguments)]
+    fit_decoder(_config(arguments), shards, arguments.output, _device(arguments))
+
+
+def _invert(arguments):
+    from vlfm.latents.invert import invert_shard
+
+    invert_shard(
+        _config(arguments),
+        arguments.clips,
+        arguments.decoder,
+        arguments.output,
+        arguments.ledger,
+        _device(arguments),
+    )
+
+
+def _project(arguments):
+    from vlfm.coefficients.project import project_shard
+
+    _device(arguments)
+    project_shard(_config(arguments), arguments.latents, arguments.output, arguments.moments, arguments.ledger)
+
+
+def _train(arguments):
+    from vlfm.training.trainer import train
+
+    names = _shards(arguments)
+    train(
+        _config(arguments),
+        [arguments.coefficients / f"{name}.tar" for name in names],
+        [arguments.coefficients / f"{name}.json" for name in names],
+        arguments.output,
+        arguments.checkpoints,
+        arguments.metrics,
+        _device(arguments),
+    )
+
+
+def _evaluate(arguments):
+    from vlfm.evaluation.evaluate import evaluate
+
+    evaluate(
+        _config(arguments),
+        _shards(arguments),
+        arguments.results,
+        arguments.output,
+        arguments.videos,
+        _device(arguments),
+    )
+
+
+def _report(arguments):
+    from vlfm.evaluation.report import write_report
+
+    write_report(_config(arguments), arguments.results, arguments.output)
+
+
+def _ledger(arguments):
+    from vlfm.evaluation.ledger import print_ledger
+
+    print_ledger(arguments.results, arguments.bad)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vlfm", description="Video Latent Flow Matching: clips → latents → paths → a caption-to-video model."
+    )
+    parser.add_argument("--version", action="version", version=f"vlfm {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run, text: str, device: bool = False) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        sub.add_argument("--config", type=Path, default=Path("results/config.yaml"), help="complete configuration")
+        if device:
+            sub.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
+            sub.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
+        return sub
+
+    def paths(sub: argparse.ArgumentParser, **defaults: str) -> None:
+        for name, default in defaults.items():
+            sub.add_argument(f"--{name}", type=Path, default=Path(default), help=f"default {default}")
+
+    plan = "results/clips/shards.json"
+    sub = command("index", _index, "read the CSV of clips, cut long rows, plan the shards")
+    paths(sub, manifest="results/clips/manifest.parquet", ledger="results/clips/index.ledger.parquet", plan=plan)
+    sub = command("decode", _decode, "download and decode one shard of clips")
+    sub.add_argument("--shard", required=True, help="its number in the plan")
+    paths(sub, manifest="results/clips/manifest.parquet", sources="results/clips/sources")
+    sub.add_argument("--output", type=Path, required=True)
+    sub.add_argument("--ledger", type=Path, required=True)
+    sub = command("split", _split, "make a CSV of windows from videos, to be captioned")
+    sub.add_argument("videos", nargs="+", type=Path, help="video files or folders of them")
+    sub.add_argument("-o", "--output", type=Path, required=True)
+    sub = command("fit-decoder", _fit_decoder, "train the embedded visual decoder on the clips", device=True)
+    paths(sub, clips="results/clips", plan=plan, output="results/decoder")
+    sub = command("invert", _invert, "invert one shard of clips to latents", device=True)
+    paths(sub, decoder="results/decoder")
+    for name in ("clips", "output", "ledger"):
+        sub.add_argument(f"--{name}", type=Path, required=True)
+    sub = command("project", _project, "project one shard of latents on Legendre polynomials", device=True)
+    for name in ("latents", "output", "moments", "ledger"):
+        sub.add_argument(f"--{name}", type=Path, required=True)
+    sub = command("train", _train, "train the flow model on coefficient shards", device=True)
+    paths(
+        sub,
+        coefficients="results/coefficients",
+        plan=plan,
+        output="results/model",
+        checkpoints="results/checkpoints",
+        metrics="results/model/metrics.csv",
+    )
+    sub = command("evaluate", _evaluate, "render clips from their captions and score every stage", device=True)
+    paths(sub, results="results", plan=plan, output="results/eval/psnr.csv", videos="results/eval/videos")
+    sub = command("report", _report, "write the self-contained report page")
+    paths(sub, results="results", output="results/report/index.html")
+    sub = command("ledger", _ledger, "say what happened to every clip, stage by stage")
+    paths(sub, results="results")
+    sub.add_argument("--bad", action="store_true", help="list the bad clips with their reasons")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one subcommand; a `VLFMError` becomes one message and exit status 1."""
+    arguments = _parser().parse_args(argv)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        arguments.run(arguments)
+    except VLFMError as error:
+        print(f"vlfm {arguments.command}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Coefficient shards: what training reads. One tar member group per clip, plus a small JSON of moments."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vlfm.artifacts import load_npy, npy_bytes, read_tar, write_tar
+from vlfm.errors import VLFMError
+
+
+@dataclass(frozen=True)
+class ClipCoefficients:
+    """One training example.
+
+    Attributes:
+        clip_id: its name everywhere.
+        coefficients: H, (C, h, w, s) float32.
+        tokens: (L, D) float32 caption embedding.
+        mask: (L,) bool.
+        caption: the text.
+        times: (N,) float64, seconds: where the clip's frames lie on [0, T].
+    """
+
+    clip_id: str
+    coefficients: np.ndarray
+    tokens: np.ndarray
+    mask: np.ndarray
+    caption: str
+    times: np.ndarray
+
+
+def encode(clip: ClipCoefficients) -> dict[str, bytes | str]:
+    """A clip as a webdataset sample; embeddings in float16, since that is how the latent store keeps them."""
+    return {
+        "__key__": clip.clip_id,
+        "coefficients.npy": npy_bytes(clip.coefficients.astype(np.float32)),
+        "tokens.npy": npy_bytes(clip.tokens.astype(np.float16)),
+        "mask.npy": npy_bytes(clip.mask),
+        "json": json.dumps(
+            {"clip_id": clip.clip_id, "caption": clip.caption, "times": clip.times.tolist()}, sort_keys=True
+        ).encode(),
+    }
+
+
+def decode(sample: dict[str, bytes], where: str) -> ClipCoefficients:
+    """The clip in a webdataset sample.
+
+    Raises:
+        VLFMError: if a member is missing or no plain array, naming shard and clip.
+    """
+    key = sample["__key__"]
+    try:
+        about = json.loads(sample["json"])
+        return ClipCoefficients(
+            clip_id=about["clip_id"],
+            coefficients=load_npy(sample["coefficients.npy"], f"{where}: {key}.coefficients.npy"),
+            tokens=load_npy(sample["tokens.npy"], f"{where}: {key}.tokens.npy").astype(np.float32),
+            mask=load_npy(sample["mask.npy"], f"{where}: {key}.mask.npy"),
+            caption=about["caption"],
+            times=np.array(about["times"]),
+        )
+    except (KeyError, ValueError) as error:
+        raise VLFMError(
+            f"{where}: clip {key} is incomplete ({error}); remove the shard, run its rule again"
+        ) from error
+
+
+def write_shard(path: Path | str, clips: Iterator[ClipCoefficients]) -> int:
+    """Write a shard, atomically; returns how many clips it holds."""
+    return write_tar(path, map(encode, clips))
+
+
+def read_shard(path: Path | str) -> Iterator[ClipCoefficients]:
+    """Yield the clips of a shard."""
+    return (decode(sample, str(path)) for sample in read_tar(path))

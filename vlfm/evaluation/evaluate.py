@@ -1,0 +1,186 @@
+"""The evaluation stage: every clip rendered from its caption, and scored where each stage loses quality."""
+
+import csv
+import io
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vlfm import config as configs
+from vlfm.artifacts import fingerprint, progress, read_json, write_bytes, write_json
+from vlfm.clips.shards import DecodedClip, read_clips
+from vlfm.coefficients.shards import ClipCoefficients, read_shard
+from vlfm.errors import VLFMError
+from vlfm.evaluation.media import contact_sheet, write_mp4, write_png
+from vlfm.evaluation.metrics import METRICS
+from vlfm.evaluation.render import FlowModel, clip_noise, nearest_frames, rate_times
+from vlfm.flow.projection import reconstruct
+from vlfm.latents.decoder import VisualDecoder
+from vlfm.latents.frames import to_tensor, to_uint8
+from vlfm.latents.invert import load_decoder
+from vlfm.latents.store import ClipLatents, LatentStore
+
+STAGES = ("decoder", "inversion", "projection", "network")
+COLUMNS = ("clip_id", "fps", "stage", *METRICS)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One clip as every stage knows it."""
+
+    clip: DecodedClip
+    latents: ClipLatents
+    coefficients: ClipCoefficients
+
+
+def evaluate(
+    config: configs.Config,
+    shards: list[str],
+    results: Path,
+    output: Path,
+    videos: Path,
+    device: torch.device,
+) -> None:
+    """Score the clips and render their videos.
+
+    Args:
+        shards: names of the shards in the plan; clips come from as many of them as are needed.
+        results: the run's folder, read only: clips, latents, coefficients, decoder and model in it.
+        output: CSV with a row per clip, frame rate and stage. Every score is a mean over the frames nearest
+            to the rate's instants, each rendered at that frame's own presentation time.
+        videos: folder for `CLIP_24fps.mp4` …, generated from the captions, `CLIP_true.mp4`, a contact sheet
+            `CLIP.png`, and `index.json`, written last.
+
+    Scores of finished clips are kept beside `videos`, so that a killed job goes on with the clip it was at.
+    """
+    identity = fingerprint(
+        {
+            **configs.settings(config, "evaluation", "seed", "inversion.steps"),
+            "model": read_json(results / "model" / "training.json")["fingerprint"],
+            "decoder": read_json(results / "decoder" / "decoder.json")["fingerprint"],
+        }
+    )
+    partial = videos.parent / f".{videos.name}.partial-{identity}"
+    partial.mkdir(parents=True, exist_ok=True)
+    model = FlowModel(results / "model", device)
+    decoder = load_decoder(config, results / "decoder", device)
+    chosen = _choose(results, shards, config.evaluation.clips)
+    rows: list[dict] = []
+    entries: list[dict] = []
+    bar = progress(total=sum(map(len, chosen.values())), what="evaluate")
+    for shard, clip_ids in chosen.items():
+        for example in _examples(results, shard, clip_ids):
+            clip_id = example.clip.clip_id
+            done = partial / f"{clip_id}.json"
+            if not done.exists():
+                write_json(done, _evaluate_clip(config, example, model, decoder, videos))
+            record = read_json(done)
+            rows += record["rows"]
+            entries.append(record["entry"])
+            bar.update(1)
+    bar.close()
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_json(videos / "index.json", {"fingerprint": identity, "clips": entries})
+    write_bytes(output, text.getvalue().encode())
+    shutil.rmtree(partial)
+    for stage in STAGES:
+        scores = [row["psnr"] for row in rows if row["stage"] == stage and row["fps"] == config.clips.fps]
+        if scores:
+            print(f"{stage:<10} {np.mean(scores):6.2f} dB at {config.clips.fps:g} frames a second")
+
+
+def _choose(results: Path, shards: list[str], limit: int) -> dict[str, list[str]]:
+    """At most `limit` clips, by shard: the first of the stores, which are in no order of content."""
+    chosen: dict[str, list[str]] = {}
+    left = limit
+    for shard in shards:
+        ids = LatentStore(results / "latents" / f"{shard}.zarr").clip_ids[:left]
+        if ids:
+            chosen[shard] = ids
+        left -= len(ids)
+        if not left:
+            break
+    return chosen
+
+
+def _examples(results: Path, shard: str, clip_ids: list[str]):
+    """The chosen clips of a shard, joined across the stores by clip id."""
+    wanted = set(clip_ids)
+    store = LatentStore(results / "latents" / f"{shard}.zarr")
+    coefficients = read_shard(results / "coefficients" / f"{shard}.tar")
+    projected = {clip.clip_id: clip for clip in coefficients if clip.clip_id in wanted}
+    for clip in read_clips(results / "clips" / f"{shard}.tar"):
+        if clip.clip_id not in wanted:
+            continue
+        if clip.clip_id not in projected:
+            raise VLFMError(f"clip {clip.clip_id} has latents but no coefficients in shard {shard}; project it again")
+        yield Example(clip, store[clip.clip_id], projected[clip.clip_id])
+
+
+def _evaluate_clip(
+    config: configs.Config, example: Example, model: FlowModel, decoder: VisualDecoder, folder: Path
+) -> dict:
+    """Score one clip, write its pictures to `folder`; what the CSV and the index say of it."""
+    clip_id, times = example.clip.clip_id, example.clip.times
+    truth = to_tensor(example.clip.frames)
+    rates = {fps: rate_times(fps, config.clips.duration) for fps in config.evaluation.fps}
+    # The true times for the scores, every rate's instants for the videos: one evaluation, one decoding.
+    instants = np.unique(np.concatenate([times, *rates.values()]).round(9))
+    network = model.latents(
+        torch.from_numpy(example.latents.tokens)[None],
+        torch.from_numpy(example.latents.mask)[None],
+        clip_noise(clip_id, config.seed, example.latents.latents.shape[1:])[None],
+        torch.from_numpy(instants),
+        config.evaluation.steps,
+    )[0]
+    projection = reconstruct(
+        torch.from_numpy(example.coefficients.coefficients)[None],
+        model.path.basis.evaluate(torch.from_numpy(times))[None],
+    )[0]
+    count = len(times)
+    generated = decoder.generate(
+        torch.cat([torch.from_numpy(example.latents.latents).to(network), projection.to(network), network])
+    ).cpu()
+    at = {instant: index for index, instant in enumerate(instants)}
+    rendered = generated[2 * count :]
+    frames = {
+        "decoder": decoder.decode(decoder.encode(truth)).cpu(),
+        "inversion": generated[:count],
+        "projection": generated[count : 2 * count],
+        "network": rendered[[at[time] for time in times.round(9)]],
+    }
+    scores = {
+        stage: {name: metric(frames[stage], truth).numpy() for name, metric in METRICS.items()} for stage in STAGES
+    }
+    rows = [
+        {
+            "clip_id": clip_id,
+            "fps": fps,
+            "stage": stage,
+            **{
+                name: round(float(values[nearest_frames(instants_of_rate, times)].mean()), 4)
+                for name, values in scores[stage].items()
+            },
+        }
+        for fps, instants_of_rate in rates.items()
+        for stage in STAGES
+    ]
+    names = {}
+    for fps, instants_of_rate in rates.items():
+        names[f"{fps:g}"] = f"{clip_id}_{fps:g}fps.mp4"
+        chosen = [at[instant] for instant in instants_of_rate.round(9)]
+        write_mp4(folder / names[f"{fps:g}"], to_uint8(rendered[chosen]), fps)
+    names["true"] = f"{clip_id}_true.mp4"
+    write_mp4(folder / names["true"], example.clip.frames, config.clips.fps)
+    sheet = f"{clip_id}.png"
+    pictures = {"true": example.clip.frames, **{stage: to_uint8(frames[stage]) for stage in STAGES}}
+    write_png(folder / sheet, contact_sheet(pictures, times, example.clip.caption))
+    entry = {"clip_id": clip_id, "caption": example.clip.caption, "sheet": sheet, "videos": names}
+    return {"rows": rows, "entry": entry}

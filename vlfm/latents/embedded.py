@@ -1,0 +1,107 @@
+"""The embedded visual decoder: a patch autoencoder and a small noise predictor, trained on the clips themselves.
+
+It stands in for Stable Diffusion where no model can be downloaded, behind the same interface.
+"""
+
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, UNet2DModel
+
+from vlfm.latents import inversion
+from vlfm.latents.patch import PatchAutoencoder
+
+
+class EmbeddedDecoder:
+    """Patch autoencoder + DDIM over a `UNet2DModel` noise predictor; see `VisualDecoder` for the methods.
+
+    Args:
+        autoencoder: frames ↔ latents of unit variance.
+        unet: predicts the noise in such latents.
+        scheduler: the noise levels it was trained on.
+        steps: DDIM steps, both ways.
+        refine: fixed-point refinements a step of inversion.
+    """
+
+    def __init__(
+        self,
+        autoencoder: PatchAutoencoder,
+        unet: UNet2DModel,
+        scheduler: DDIMScheduler,
+        steps: int = 20,
+        refine: int = 1,
+    ):
+        self.autoencoder = autoencoder.eval().requires_grad_(False)
+        self.unet = unet.eval().requires_grad_(False)
+        self.scheduler = scheduler
+        self.steps = steps
+        self.refine = refine
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    def to(self, device: torch.device | str) -> "EmbeddedDecoder":
+        self.autoencoder.to(device)
+        self.unet.to(device)
+        return self
+
+    def _noise(self, state: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        return self.unet(state, timestep).sample
+
+    @torch.no_grad()
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        return self.autoencoder.encode(frames.to(self.device))
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.autoencoder.decode(latents.to(self.device)).clamp(-1, 1)
+
+    def invert(self, frames: torch.Tensor) -> torch.Tensor:
+        return inversion.invert(self._noise, self.encode(frames), self.scheduler, self.steps, self.refine)
+
+    def generate(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.decode(
+            inversion.generate(self._noise, latents.to(self.device), self.scheduler, self.steps)
+        )
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        self.autoencoder.save_pretrained(Path(folder) / "autoencoder")
+        self.unet.save_pretrained(Path(folder) / "unet")
+        self.scheduler.save_pretrained(Path(folder) / "scheduler")
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str, steps: int = 20, refine: int = 1) -> "EmbeddedDecoder":
+        return cls(
+            PatchAutoencoder.from_pretrained(Path(folder) / "autoencoder", use_safetensors=True),
+            UNet2DModel.from_pretrained(Path(folder) / "unet", use_safetensors=True),
+            DDIMScheduler.from_pretrained(Path(folder) / "scheduler"),
+            steps,
+            refine,
+        )
+
+
+def new_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's noise levels, so that what is learnt about steps here carries over."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+def new_unet(channels: int, positions: int, widths: list[int]) -> UNet2DModel:
+    """A noise predictor for latents (channels, positions, positions), attention at its coarsest level."""
+    return UNet2DModel(
+        sample_size=positions,
+        in_channels=channels,
+        out_channels=channels,
+        block_out_channels=tuple(widths),
+        down_block_types=("DownBlock2D",) * (len(widths) - 1) + ("AttnDownBlock2D",),
+        up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * (len(widths) - 1),
+        layers_per_block=1,
+        attention_head_dim=32,
+    )

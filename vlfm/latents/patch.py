@@ -1,0 +1,56 @@
+"""An autoencoder in closed form: an orthonormal basis for the patches of an image."""
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch.nn import functional
+
+
+class PatchAutoencoder(ModelMixin, ConfigMixin):
+    """Principal components of non-overlapping patches: the linear autoencoder with the smallest squared error.
+
+    A frame in [−1, 1] of shape (3, H, W) becomes latents of shape (C, H/p, W/p). One global `scale` brings the
+    latents to unit variance while keeping the basis orthonormal up to that factor, so that a squared error in
+    the latents is proportional to the squared error in the picture.
+
+    Args:
+        patch: side p of a patch in pixels.
+        channels: components kept, C ≤ 3 p².
+    """
+
+    @register_to_config
+    def __init__(self, patch: int = 6, channels: int = 16):
+        super().__init__()
+        features = 3 * patch**2
+        if channels > features:
+            raise ValueError(f"{channels} channels, but a patch has only {features} numbers")
+        self.register_buffer("basis", torch.eye(features)[:channels].contiguous())
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("scale", torch.ones(()))
+
+    @classmethod
+    @torch.no_grad()
+    def fit(cls, frames: torch.Tensor, patch: int, channels: int) -> "PatchAutoencoder":
+        """The basis that reconstructs `frames`, (B, 3, H, W) in [−1, 1], with the smallest squared error."""
+        model = cls(patch, channels)
+        patches = functional.pixel_unshuffle(frames.double(), patch).movedim(1, -1).flatten(0, -2)
+        mean = patches.mean(0)
+        covariance = (patches - mean).T @ (patches - mean) / len(patches)
+        variances, vectors = torch.linalg.eigh(covariance)
+        basis = vectors.flip(1)[:, :channels].T
+        # A component's sign is arbitrary: fixed here, so that the same frames give the same file everywhere.
+        largest = basis.gather(1, basis.abs().argmax(1, keepdim=True))
+        model.basis.copy_(basis * largest.sign())
+        model.mean.copy_(mean)
+        model.scale.copy_(variances.flip(0)[:channels].mean().sqrt().clamp_min(1e-6))
+        return model
+
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        """Frames (B, 3, H, W) in [−1, 1] → latents (B, C, H/p, W/p) of about unit variance."""
+        patches = functional.pixel_unshuffle(frames, self.config.patch) - self.mean[:, None, None]
+        return functional.conv2d(patches, (self.basis / self.scale)[:, :, None, None])
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents (B, C, h, w) → frames (B, 3, p·h, p·w), not clipped."""
+        patches = functional.conv2d(latents, (self.basis.T * self.scale)[:, :, None, None])
+        return functional.pixel_shuffle(patches + self.mean[:, None, None], self.config.patch)

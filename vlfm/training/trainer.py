@@ -1,0 +1,239 @@
+"""The training loop: Parseval loss on predicted coefficients, exact resume, progress counted in samples."""
+
+import csv
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from vlfm import config as configs
+from vlfm.artifacts import Stopwatch, fingerprint, progress, write_json
+from vlfm.checkpoints import load_state, save_state
+from vlfm.errors import VLFMError
+from vlfm.flow.legendre import LegendreBasis
+from vlfm.flow.losses import parseval
+from vlfm.flow.path import VideoLatentPath
+from vlfm.flow.schedules import SCHEDULES
+from vlfm.model.transformer import VLFMTransformer
+from vlfm.training.data import Batch, Moments, batches, read_moments
+from vlfm.training.times import sample_times
+
+LOG_EVERY = 10
+
+
+def flow_path(config: configs.Config) -> VideoLatentPath:
+    """The basis and schedule that the configuration asks for."""
+    clips, flow = config.clips, config.flow
+    return VideoLatentPath(
+        LegendreBasis(flow.order, clips.duration),
+        SCHEDULES[flow.schedule](clips.num_frames, clips.duration, flow.sigma_min, renoise=flow.renoise),
+    )
+
+
+def new_model(config: configs.Config, moments: Moments) -> VLFMTransformer:
+    """A network of the configured size, initialised from the configured seed."""
+    torch.manual_seed(config.seed)
+    channels, positions, _ = moments.shape
+    model = VLFMTransformer(
+        head=config.model.head,
+        channels=channels,
+        positions=positions,
+        order=config.flow.order,
+        duration=config.clips.duration,
+        patch=config.model.patch,
+        layers=config.model.layers,
+        heads=config.model.heads,
+        head_dim=config.model.head_dim,
+        caption_channels=moments.caption_channels,
+    )
+    model.set_scales(moments.mean_square)
+    return model
+
+
+def new_optimizer(config: configs.Config, model: VLFMTransformer) -> torch.optim.Optimizer:
+    """Grams (the paper's optimizer), from pytorch-optimizer."""
+    from pytorch_optimizer import Grams
+
+    return Grams(model.parameters(), lr=config.training.learning_rate)
+
+
+def warmup_cosine(steps: int, warmup: int) -> Callable[[int], float]:
+    """Factor of the learning rate at a step: linear up over `warmup`, cosine down to 0 at `steps`."""
+    return lambda step: min(1.0, (step + 1) / max(1, warmup)) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+@dataclass
+class Trainer:
+    """Everything a step changes, and the step.
+
+    Two trainers with the same configuration and data that have taken the same number of steps are equal, bit
+    by bit on a CPU, however often either was stopped: the batch, the noise and the times of step k are drawn
+    from (seed, k) alone.
+    """
+
+    config: configs.Config
+    model: VLFMTransformer
+    path: VideoLatentPath
+    device: torch.device
+    step: int = 0
+
+    def __post_init__(self):
+        settings = self.config.training
+        self.model.to(self.device).train()
+        self.optimizer = new_optimizer(self.config, self.model)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, warmup_cosine(settings.steps, settings.warmup)
+        )
+
+    def take_step(self, batch: Batch) -> float:
+        """One optimizer step on one batch; returns the loss in units of the latents' mean square."""
+        settings = self.config.training
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
+        coefficients = batch.coefficients / self.model.latent_scale
+        noise = torch.randn(coefficients.shape[:-1], generator=generator).to(self.device)
+        times = sample_times(
+            len(noise),
+            self.path.duration,
+            self.path.schedule.lead_in,
+            settings.pure_noise,
+            settings.lead_in,
+            generator,
+        ).to(self.device)
+        psi = self.path.sample(coefficients, noise, times).psi
+        loss = parseval(self.model(psi, times, batch.tokens, batch.mask), coefficients)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
+        self.optimizer.step()
+        self.schedule.step()
+        self.step += 1
+        value = loss.item()
+        if not math.isfinite(value):
+            raise VLFMError(
+                f"the loss is not finite at step {self.step}; lower training.learning_rate, then run the rule "
+                "again: it goes on from the last checkpoint"
+            )
+        return value
+
+    def state(self) -> dict:
+        """All that a checkpoint holds."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "step": self.step,
+        }
+
+    def load(self, state: dict) -> None:
+        """Go on from a checkpoint."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.step = state["step"]
+
+
+def train(
+    config: configs.Config,
+    shards: list[Path],
+    moment_files: list[Path],
+    output: Path,
+    checkpoints: Path,
+    metrics: Path,
+    device: torch.device,
+) -> None:
+    """Train a model on coefficient shards and save it as a diffusers-style folder.
+
+    Args:
+        shards, moment_files: of the projection stage, in the same order.
+        output: the model's folder; `output/training.json` is written last.
+        checkpoints: folder for `step-*.safetensors`; training goes on from the newest that fits.
+        metrics: CSV with a row every ten steps.
+
+    Raises:
+        VLFMError: if the shards do not belong together, or the loss stops being finite.
+    """
+    moments = read_moments(moment_files)
+    identity = fingerprint(
+        {
+            **configs.settings(config, "seed", "model", "training", "clips.fps", "clips.duration", "flow"),
+            "data": moments.fingerprint,
+            "shards": [path.name for path in shards],
+            "clips": moments.clips,
+            "mean_square": moments.mean_square.tolist(),
+        }
+    )
+    trainer = Trainer(config, new_model(config, moments), flow_path(config), device)
+    folder = checkpoints / identity
+    newest = newest_checkpoint(folder)
+    if newest is not None:
+        trainer.load(load_state(newest))
+        print(f"going on from step {trainer.step}")
+    settings = config.training
+    source = batches(
+        shards, moments.clips, settings.batch_size, config.seed, trainer.step * settings.batch_size
+    )
+    log = MetricsLog(metrics, trainer.step)
+    bar = progress(total=settings.steps, what="train", unit="step")
+    bar.update(trainer.step)
+    watch = Stopwatch()
+    started = trainer.step
+    while trainer.step < settings.steps:
+        loss = trainer.take_step(next(source).to(device))
+        bar.update(1)
+        if trainer.step % LOG_EVERY == 0 or trainer.step == settings.steps:
+            rate = (trainer.step - started) * settings.batch_size / watch.seconds
+            log.write(
+                trainer.step, trainer.step * settings.batch_size, loss, trainer.schedule.get_last_lr()[0]
+            )
+            bar.set_postfix(loss=f"{loss:.4f}", samples_per_second=f"{rate:.0f}")
+        if trainer.step % settings.checkpoint_every == 0 and trainer.step < settings.steps:
+            save_state(folder / f"step-{trainer.step:08d}.safetensors", trainer.state())
+            prune(folder, settings.keep)
+    bar.close()
+    trainer.model.eval().save_pretrained(output / "transformer")
+    write_json(
+        output / "flow.json",
+        {
+            "duration": config.clips.duration,
+            "num_frames": config.clips.num_frames,
+            **configs.settings(config, "flow")["flow"],
+        },
+    )
+    write_json(
+        output / "training.json", {"fingerprint": identity, "steps": trainer.step, "clips": moments.clips}
+    )
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint with the most steps, or None."""
+    return max(folder.glob("step-*.safetensors"), default=None)
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the `keep` newest checkpoints."""
+    for path in sorted(folder.glob("step-*.safetensors"))[:-keep]:
+        path.unlink()
+
+
+class MetricsLog:
+    """A CSV that a resumed run continues: rows past the checkpoint it resumes from are dropped."""
+
+    COLUMNS = ("step", "samples", "loss", "learning_rate")
+
+    def __init__(self, path: Path, step: int):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept: list[list[str]] = []
+        if path.exists() and step:
+            with path.open(newline="") as file:
+                rows = [row for row in csv.reader(file) if len(row) == len(self.COLUMNS)]
+            kept = [row for row in rows if re.fullmatch(r"\d+", row[0]) and int(row[0]) <= step]
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([self.COLUMNS, *kept])
+
+    def write(self, step: int, samples: int, loss: float, learning_rate: float) -> None:
+        with self.path.open("a", newline="") as file:
+            csv.writer(file).writerow([step, samples, f"{loss:.6g}", f"{learning_rate:.6g}"])

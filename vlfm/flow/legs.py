@@ -4,6 +4,7 @@ Indices run from **0** (D1: the paper writes `[s]`, and only n = 0 … s−1 mak
 """
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -16,6 +17,12 @@ def legs_matrices(order: int) -> tuple[Tensor, Tensor]:
 
     `A[n, k] = √((2n+1)(2k+1))` for n > k, `n + 1` on the diagonal, 0 above; `B[n] = √(2n+1)`.
     """
+    a, b = _matrices(order)
+    return a.clone(), b.clone()
+
+
+@lru_cache
+def _matrices(order: int) -> tuple[Tensor, Tensor]:
     n = torch.arange(order, dtype=torch.float64)
     b = torch.sqrt(2 * n + 1)
     return torch.tril(torch.outer(b, b), -1) + torch.diag(n + 1), b
@@ -34,9 +41,14 @@ def legs_step(order: int, start: float, end: float, method: str) -> tuple[Tensor
       `Ā = expm(−A log(end/start))`, `b̄ = A⁻¹ (I − Ā) B`. From start = 0 the limit is `Ā = 0`, `b̄ = A⁻¹B =
       e₀`.
 
+    At the nominal frames all four converge to the continuous projection at first order in 1/N, since a cell
+    is stood for by the frame at its end; `zoh` alone is of second order for frames sampled at the middle of
+    their cells. The public HiPPO code takes `log((τ+1)/τ)` for `zoh`, one cell late, at twice the error
+    (0.056 against 0.10 RMS at the frames of 24 at order 8).
+
     Returns Ā (s, s) and b̄ (s,), float64. Needs `0 ≤ start < end`.
     """
-    a, b = legs_matrices(order)
+    a, b = _matrices(order)
     eye = torch.eye(order, dtype=torch.float64)
     r = (end - start) / end
     if method == "euler":

@@ -25,7 +25,9 @@ def frame_times(num_frames: int, duration: float) -> Tensor:
     """The nominal frame times `t_τ = τ T / N`, τ = 1 … N: (N,) float64, seconds. The last is exactly T."""
     check_duration(duration)
     check_num_frames(num_frames)
-    return torch.arange(1, int(num_frames) + 1, dtype=torch.float64) * duration / int(num_frames)
+    times = torch.arange(1, int(num_frames) + 1, dtype=torch.float64) * duration / int(num_frames)
+    times[-1] = duration
+    return times
 
 
 def observed_times(mask: Sequence[bool] | Tensor, duration: float) -> Tensor:
@@ -200,7 +202,7 @@ def _least_squares(times: Tensor, order: int, duration: float, ridge: float) -> 
     count = len(times)
     if order > count:
         raise VLFMError(
-            f"lstsq with order {order} on {count} frames has no unique solution: N frames determine at most N "
+            f"lstsq with order {order} on {count} frames has no unique solution: N frames fix at most N "
             f"coefficients; use an order of at most {count}, and at most {_safe_order(count)} to stay sane "
             "between frames"
         )
@@ -216,8 +218,8 @@ def _least_squares(times: Tensor, order: int, duration: float, ridge: float) -> 
     if (order > _safe_order(count) and (not ridge or gain > 1)) or gain > AMPLIFICATION_WARNED:
         warnings.warn(
             f"lstsq with order {order} on {count} frames: noise of the frames is amplified {gain:.3g} times "
-            f"midway between them (measured). Up to order 2√N = {_safe_order(count)} it is safe on evenly spaced "
-            "frames; lower the order or raise the ridge",
+            f"midway between them (measured). Up to order 2√N = {_safe_order(count)} it is safe on evenly "
+            "spaced frames; lower the order or raise the ridge",
             ProjectionWarning,
             stacklevel=3,
         )
@@ -232,21 +234,21 @@ def _recurrence(times: Tensor, order: int, duration: float, method: str) -> Tens
     count = len(times)
     if method == "euler" and order > count:
         raise VLFMError(
-            f"euler (the paper's recurrence) with order {order} on {count} frames explodes: step τ multiplies "
-            f"mode n by 1 − (n+1)/τ, which grows until τ ≥ s; use an order of at most {count}, or another method"
+            f"euler (the paper's recurrence) with order {order} on {count} frames explodes: step τ "
+            f"multiplies mode n by 1 − (n+1)/τ, which grows until τ ≥ s; use an order of at most {count}, "
+            "or another method"
         )
     if times[0] <= 0:
         raise VLFMError(f"{method} divides by time: every frame must come after t = 0; lstsq takes one at 0")
     ends = times.tolist()
+    cells = list(zip([0.0, *ends[:-1]], ends, range(count), strict=True))
+    if duration - ends[-1] > 1e-9 * duration:
+        cells.append((ends[-1], duration, count - 1))
     weights = torch.zeros(count, order, dtype=torch.float64)
-    start = 0.0
-    for index, end in enumerate(ends):
+    # From the last cell back: the product of the later transitions is one s × s matrix, not N rows to move a step.
+    later = torch.eye(order, dtype=torch.float64)
+    for start, end, frame in reversed(cells):
         transition, drive = legs.legs_step(order, start, end, method)
-        weights = weights @ transition.T
-        weights[index] += drive
-        start = end
-    if duration - start > 1e-9 * duration:
-        transition, drive = legs.legs_step(order, start, duration, method)
-        weights = weights @ transition.T
-        weights[-1] += drive
+        weights[frame] += later @ drive
+        later = later @ transition
     return weights

@@ -185,5 +185,7 @@ def _nodes(steps: int, nodes: Sequence[float] | None, path: VideoLatentPath) -> 
     nodes = [float(node) for node in nodes]
     rising = all(a < b for a, b in pairwise(nodes))
     if not nodes or nodes[0] != 0 or not rising or nodes[-1] > path.duration:
-        raise VLFMError(f"nodes must start at 0 and increase within [0, {path.duration:g}] s; they are {nodes}")
+        raise VLFMError(
+            f"nodes must start at 0 and increase within [0, {path.duration:g}] s; they are {nodes}"
+        )
     return nodes

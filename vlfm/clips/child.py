@@ -202,9 +202,7 @@ def _emit(frames, clips, task, complaint: Callable[[], str | None]) -> Iterator[
     trusted = task["decoder"] == "ffmpeg"
     step = task["duration"] / task["count"]
     began = time.monotonic()
-    for item in collect(
-        frames, clips, task["duration"], step, lambda frame: square(frame, media.aspect, task["size"])
-    ):
+    for item in collect(frames, clips, task["duration"], step, lambda frame: square(frame, media.aspect, task["size"])):
         if item is None:
             complaint()
             yield {}
@@ -216,13 +214,12 @@ def _emit(frames, clips, task, complaint: Callable[[], str | None]) -> Iterator[
             if not trusted:
                 _look_for_repeats(pictures, times, complaint())
             elif complaint() and (found := damage(task["file"], media, clip["start"], task["duration"])):
-                raise BadClip(
-                    f"the video is damaged in or just before the window ({found}); replace the file"
-                )
+                raise BadClip(f"the video is damaged in or just before the window ({found}); replace the file")
         except BadClip as trouble:
             if not trusted:  # ffmpeg has the last word on what a source lacks
                 raise Suspicious(str(trouble)) from trouble
-            yield {"clip": clip["clip_id"], "bad": str(trouble)}
+            yield {"clip": clip["clip_id"], "bad": str(trouble), "seconds": time.monotonic() - began}
+            began = time.monotonic()
             continue
         early = clip["start"] <= SEEK  # after a seek nobody knows a frame's number
         info = {
@@ -246,7 +243,7 @@ def _emit(frames, clips, task, complaint: Callable[[], str | None]) -> Iterator[
         except OSError as trouble:
             yield {"fatal": str(trouble)}
             return
-        yield {"clip": clip["clip_id"]}
+        yield {"clip": clip["clip_id"], "seconds": seconds}
         began = time.monotonic()
 
 
@@ -255,9 +252,7 @@ def _look_for_repeats(pictures: list[np.ndarray], times: np.ndarray, complaint: 
         raise Suspicious(f"decord's libraries complain: {complaint}")
     for index in range(1, len(pictures)):
         if np.array_equal(pictures[index - 1], pictures[index]):
-            raise Suspicious(
-                f"decord gave the same picture at {times[index - 1]:.3f} s and {times[index]:.3f} s"
-            )
+            raise Suspicious(f"decord gave the same picture at {times[index - 1]:.3f} s and {times[index]:.3f} s")
 
 
 def write_piece(

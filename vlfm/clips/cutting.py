@@ -53,9 +53,7 @@ class Cutter:
             return [(begin, round(begin + duration, 6))]
         file, found = self._open(source)
         if found.duration is not None and begin >= found.duration:
-            raise BadClip(
-                f"{source}: start {begin:g} is beyond its end at {found.duration:g} s; correct start"
-            )
+            raise BadClip(f"{source}: start {begin:g} is beyond its end at {found.duration:g} s; correct start")
         if single:
             return [(begin, round(begin + duration, 6))]
         return self._cut(source, file, found, begin, end)
@@ -92,13 +90,9 @@ class Cutter:
                 elif "last" in report:
                     first, last = report["first"], report["last"]
         except worker.Died as error:
-            raise BadClip(
-                f"{source} cannot be decoded: {error}; replace the file or raise clips.timeout"
-            ) from None
+            raise BadClip(f"{source} cannot be decoded: {error}; replace the file or raise clips.timeout") from None
         if last is None:
-            raise BadClip(
-                f"{source}: no frame can be decoded from {start:g} s on; correct start or replace the file"
-            )
+            raise BadClip(f"{source}: no frame can be decoded from {start:g} s on; correct start or replace the file")
         windows = cut_windows(max(start, first), last, cuts, self._clips.duration)
         if not windows:
             raise BadClip(

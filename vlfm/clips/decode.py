@@ -4,6 +4,7 @@ Finished clips lie one by one in a folder beside the shard until it is complete,
 goes on with the clip it was at. The folder is named after everything that decides what is in them.
 """
 
+import json
 import shutil
 import sys
 from collections.abc import Iterator
@@ -32,9 +33,7 @@ from vlfm.errors import BadClip, VLFMError
 VERSION = 1  # of the frames this module makes; raise it when the same settings give others
 
 
-def decode_shard(
-    clips: config.Clips, manifest: Path, shard: int, output: Path, ledger: Path, sources: Path
-) -> None:
+def decode_shard(clips: config.Clips, manifest: Path, shard: int, output: Path, ledger: Path, sources: Path) -> None:
     """Decode all clips of a shard.
 
     Args:
@@ -62,21 +61,23 @@ def decode_shard(
     bad: dict[str, tuple[str, float]] = {}
     with progress(total=len(plan), what=f"decode shard {shard:05d}") as bar:
         for source, wanted in _by_source(plan).items():
-            watch = Stopwatch()
+            watch, paths, settled = Stopwatch(), {}, set()
             try:
                 file = find(source, sources, clips.timeout)
                 paths = {clip.clip_id: _piece(partial, clip, file) for clip in wanted}
-                missing = [clip for clip in wanted if not paths[clip.clip_id].is_file()]
-                bar.update(len(wanted) - len(missing))
-                if missing:
-                    for name, reason, seconds in _decode_source(clips, file, missing, paths):
-                        bar.update()
+                settled = {name for name, path in paths.items() if path.is_file()}
+                bar.update(len(settled))
+                if len(settled) < len(wanted):
+                    for name, reason, seconds in _decode_source(clips, file, wanted, paths):
+                        bar.update(name not in settled)
+                        settled.add(name)
                         if reason:
                             bad[name] = (f"{source}: {reason}", seconds)
                 pieces |= {name: path for name, path in paths.items() if name not in bad}
             except BadClip as error:
-                new = [clip for clip in wanted if clip.clip_id not in bad]
-                bar.update(len(new))
+                pieces |= {name: path for name, path in paths.items() if path.is_file()}
+                new = [clip for clip in wanted if clip.clip_id not in bad | pieces]
+                bar.update(len(wanted) - len(settled))
                 reason = str(error) if source in str(error) else f"{source}: {error}"
                 bad |= {clip.clip_id: (reason, watch.seconds / len(new)) for clip in new}
     rows = [_ledger_row(clip, pieces.get(clip.clip_id), bad.get(clip.clip_id)) for clip in plan]
@@ -85,9 +86,7 @@ def decode_shard(
     write_tar(output, (_sample(pieces[clip.clip_id]) for clip in plan if clip.clip_id in pieces))
     for folder in output.parent.glob(f".{output.stem}.partial-*"):
         if folder != partial:
-            print(
-                f"removing {folder}: work on this shard under other settings, never finished", file=sys.stderr
-            )
+            print(f"removing {folder}: work on this shard under other settings, never finished", file=sys.stderr)
         shutil.rmtree(folder)
 
 
@@ -117,12 +116,18 @@ def _piece(partial: Path, clip: Clip, file: Path) -> Path:
 def _decode_source(
     clips: config.Clips, file: Path, wanted: list[Clip], paths: dict[str, Path]
 ) -> Iterator[tuple[str, str, float]]:
-    """Decode clips of one source, by decord and then ffmpeg; yield (clip id, reason or "", seconds) for each.
+    """Decode the missing clips of one source, by decord and then ffmpeg.
+
+    Where decord fails on one clip, the others it made of this source are made again by ffmpeg: how far it came
+    before it noticed is chance, and the same input has to give the same bytes.
+
+    Yields:
+        (clip id, reason or "", seconds) for each.
 
     Raises:
-        BadClip: the file cannot be opened or decoded at all; it holds for the clips not yet yielded.
+        BadClip: the file cannot be opened or decoded at all; it holds for the clips that have no piece.
+        VLFMError: the disk is full.
     """
-    watch = Stopwatch()
     found = media.probe(file, clips.timeout)
     task: dict[str, Any] = {
         "do": "decode",
@@ -135,45 +140,60 @@ def _decode_source(
         "size": clips.size,
         "image": clips.image,
     }
-    waiting = {clip.clip_id: clip for clip in sorted(wanted, key=lambda clip: (clip.start, clip.row))}
-    trouble = ""
-    for decoder in ("decord", "ffmpeg"):
-        batch = list(waiting.values())
-        if decoder == "decord":  # without seeks, which are not to be relied on
-            usable = clips.decoder == "decord" and found.plain
-            batch = [clip for clip in batch if usable and clip.start <= SEEK]
-        if not batch:
-            continue
-        items = [
-            {
-                "clip_id": clip.clip_id,
-                "source": clip.source,
-                "start": clip.start,
-                "end": clip.end,
-                "caption": clip.caption,
-                "piece": str(paths[clip.clip_id].absolute()),
-            }
-            for clip in batch
-        ]
+    early = [clip for clip in wanted if clip.start <= SEEK]  # decord does without seeks: they are not reliable
+    if clips.decoder == "decord" and found.plain and early:
+        made = [_info(paths[clip.clip_id]) for clip in early if paths[clip.clip_id].is_file()]
+        task["reported"] = next((info["frames_reported"] for info in made), None)
+        trouble = "as before" if any(info["decoder"] != "decord" for info in made) else None
         try:
-            for report in worker.run(task | {"decoder": decoder, "clips": items}, clips.timeout):
-                task["reported"] = report.get("reported", task["reported"])
-                trouble = report.get("failed", trouble)
-                if "fatal" in report:
-                    folder = next(iter(paths.values())).parent
-                    raise VLFMError(f"{folder} cannot be written ({report['fatal']}); free space there")
-                if "clip" in report:
-                    del waiting[report["clip"]]
-                    yield report["clip"], report.get("bad", ""), watch.seconds
-                    watch = Stopwatch()
+            if trouble is None:
+                for report in _run(task, "decord", early, paths, clips.timeout):
+                    task["reported"] = report.get("reported", task["reported"])
+                    trouble = report.get("failed", trouble)
+                    if "clip" in report:
+                        yield report["clip"], "", report["seconds"]
         except worker.Died as error:
             trouble = str(error)
-            if decoder == "ffmpeg":
-                raise BadClip(
-                    f"{file} cannot be decoded: {error}; replace the file or raise clips.timeout"
-                ) from None
-        if trouble and waiting and decoder == "decord":
-            print(f"{file}: decord failed, going on with ffmpeg ({trouble})", file=sys.stderr)
+        if trouble is not None:
+            print(f"{file}: not to be decoded with decord ({trouble}), going on with ffmpeg", file=sys.stderr)
+            for path in (paths[clip.clip_id] for clip in early):
+                if path.is_file() and _info(path)["decoder"] == "decord":
+                    path.unlink()
+    try:
+        for report in _run(task, "ffmpeg", wanted, paths, clips.timeout):
+            if "clip" in report:
+                yield report["clip"], report.get("bad", ""), report["seconds"]
+    except worker.Died as error:
+        raise BadClip(f"{file} cannot be decoded: {error}; replace the file or raise clips.timeout") from None
+
+
+def _run(
+    task: dict[str, Any], decoder: str, wanted: list[Clip], paths: dict[str, Path], timeout: float
+) -> Iterator[dict[str, Any]]:
+    """Have a child make the pieces that are missing, and yield its reports."""
+    missing = [clip for clip in wanted if not paths[clip.clip_id].is_file()]
+    if not missing:
+        return
+    items = [
+        {
+            "clip_id": clip.clip_id,
+            "source": clip.source,
+            "start": clip.start,
+            "end": clip.end,
+            "caption": clip.caption,
+            "piece": str(paths[clip.clip_id].absolute()),
+        }
+        for clip in sorted(missing, key=lambda clip: (clip.start, clip.row))
+    ]
+    for report in worker.run(task | {"decoder": decoder, "clips": items}, timeout):
+        if "fatal" in report:
+            folder = paths[missing[0].clip_id].parent
+            raise VLFMError(f"{folder} cannot be written ({report['fatal']}); free space there")
+        yield report
+
+
+def _info(piece: Path) -> dict[str, Any]:
+    return json.loads(next(read_tar(piece))["json"])
 
 
 def _sample(piece: Path) -> dict[str, Any]:

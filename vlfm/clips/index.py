@@ -79,25 +79,17 @@ def build_index(clips: config.Clips, manifest: Path, ledger: Path, shards: Path,
             for start, end in windows:
                 name = clip_id(entry.source, start, end)
                 if name in lines and len(windows) == 1:
-                    raise BadClip(
-                        f"{entry.source}: the same window as row {lines[name]}; leave one of them out"
-                    )
+                    raise BadClip(f"{entry.source}: the same window as row {lines[name]}; leave one of them out")
                 if name not in lines:
                     fresh.append(Clip(name, entry.source, start, end, entry.caption, line, 0))
             if not fresh:
-                raise BadClip(
-                    f"{entry.source}: every window of it is in an earlier row; leave one of them out"
-                )
+                raise BadClip(f"{entry.source}: every window of it is in an earlier row; leave one of them out")
         except BadClip as error:
-            rows.append(
-                LedgerRow("", "index", "bad", f"row {line}: {error}", entry.source, line, watch.seconds)
-            )
+            rows.append(LedgerRow("", "index", "bad", f"row {line}: {error}", entry.source, line, watch.seconds))
             continue
         for clip in fresh:
             lines[clip.clip_id] = line
-            rows.append(
-                LedgerRow(clip.clip_id, "index", "ok", "", clip.source, line, watch.seconds / len(fresh))
-            )
+            rows.append(LedgerRow(clip.clip_id, "index", "ok", "", clip.source, line, watch.seconds / len(fresh)))
         found.extend(fresh)
     write_ledger(ledger, rows)
     _tell(path, [row for row in rows if row.status != "ok"], len(found))
@@ -139,13 +131,9 @@ def read_rows(path: Path) -> Iterator[Row | Bad]:
                     yield _row(path, line, header, cells)
                 line = reader.line_num + 1
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise VLFMError(
-            f"{path} cannot be read ({error.strerror}); clips.index must be `demo` or a CSV"
-        ) from None
+        raise VLFMError(f"{path} cannot be read ({error.strerror}); clips.index must be `demo` or a CSV") from None
     except UnicodeDecodeError as error:
-        raise VLFMError(
-            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
-        ) from None
+        raise VLFMError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
     except csv.Error as error:
         raise VLFMError(f"{path}, line {reader.line_num}: not valid CSV ({error}); mend the line") from None
 
@@ -160,9 +148,7 @@ def _row(path: Path, line: int, header: list[str], cells: list[str]) -> Row | Ba
                 "put quotation marks around a caption with commas"
             )
         if not source:
-            raise BadClip(
-                f"the source is empty; give a path, an http(s) address or package:NAME/PATH ({path.name})"
-            )
+            raise BadClip(f"the source is empty; give a path, an http(s) address or package:NAME/PATH ({path.name})")
         name = name_source(source, path.parent)
         start, end = (_seconds(name, column, values[column]) for column in ("start", "end"))
         if end is not None and (start or 0.0) >= end:
@@ -212,10 +198,7 @@ def _write_plan(found: list[Clip], size: int, manifest: Path, shards: Path) -> N
     write_manifest(manifest, plan)
     write_json(
         shards,
-        {
-            f"{shard:05d}": {"clips": len(some), "digest": shard_digest(some)}
-            for shard, some in members.items()
-        },
+        {f"{shard:05d}": {"clips": len(some), "digest": shard_digest(some)} for shard, some in members.items()},
     )
 
 
@@ -226,12 +209,8 @@ def _earlier_plan(manifest: Path, record: Path) -> tuple[dict[str, int], int]:
         try:
             return {str(name): int(shard) for name, shard in plan["clips"]}, int(plan["next"])
         except (KeyError, TypeError, ValueError) as error:
-            raise VLFMError(
-                f"{record} is no shard plan ({error}); restore it, or remove it and all shards"
-            ) from error
+            raise VLFMError(f"{record} is no shard plan ({error}); restore it, or remove it and all shards") from error
     if manifest.is_file():
         clips = read_manifest(manifest)
-        return {clip.clip_id: clip.shard for clip in clips}, max(
-            (clip.shard for clip in clips), default=-1
-        ) + 1
+        return {clip.clip_id: clip.shard for clip in clips}, max((clip.shard for clip in clips), default=-1) + 1
     return {}, 0

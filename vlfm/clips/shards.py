@@ -64,9 +64,7 @@ def _clip(path: Path | str, sample: dict[str, Any]) -> DecodedClip:
         times = np.array(info["times"], dtype=np.float64)
         caption = sample["txt"].decode()
     except (ValueError, KeyError, TypeError) as error:
-        raise VLFMError(
-            f"{path}: {key}.json or {key}.txt is not what decoding writes ({error}); {remedy}"
-        ) from error
+        raise VLFMError(f"{path}: {key}.json or {key}.txt is not what decoding writes ({error}); {remedy}") from error
     names = sorted(name for name in sample if name.endswith((".png", ".jpg")))
     if times.ndim != 1 or len(names) != len(times) or not len(times):
         raise VLFMError(f"{path}: {key} has {len(names)} frames for {times.size} times; {remedy}")

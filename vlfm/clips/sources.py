@@ -108,9 +108,7 @@ def download(url: str, folder: Path, timeout: float) -> Path:
     except RequestException as error:
         raise BadClip(f"{url} cannot be downloaded ({_reason(error)})") from error
     except OSError as error:
-        raise VLFMError(
-            f"{folder} cannot hold downloads ({error}); free space or change permissions"
-        ) from error
+        raise VLFMError(f"{folder} cannot hold downloads ({error}); free space or change permissions") from error
 
 
 class _Again(RequestException):
@@ -151,12 +149,9 @@ def _fetch(url: str, part: Path, note: Path, timeout: float) -> None:
             raise _Again(f"status {answer.status_code} {answer.reason}")
         if answer.status_code not in (200, 206):
             raise BadClip(
-                f"{url} cannot be downloaded (status {answer.status_code} {answer.reason}); correct the "
-                f"address"
+                f"{url} cannot be downloaded (status {answer.status_code} {answer.reason}); correct the address"
             )
-        if answer.status_code == 206 and not answer.headers.get("Content-Range", "").startswith(
-            f"bytes {have}-"
-        ):
+        if answer.status_code == 206 and not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             part.unlink(missing_ok=True)
             raise _Again("the server sent another part than the one asked for")
         if answer.status_code == 200:

@@ -33,9 +33,7 @@ def split_video(paths: Iterable[Path | str], output_csv: Path, clips: config.Cli
     videos: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            videos += sorted(
-                file for file in path.rglob("*") if file.suffix.lower() in VIDEOS and file.is_file()
-            )
+            videos += sorted(file for file in path.rglob("*") if file.suffix.lower() in VIDEOS and file.is_file())
         elif path.exists():
             videos.append(path)
         else:
@@ -45,9 +43,7 @@ def split_video(paths: Iterable[Path | str], output_csv: Path, clips: config.Cli
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     count, reasons = 0, []
-    for video in progress(
-        list(dict.fromkeys(video.absolute() for video in videos)), what="split", unit="video"
-    ):
+    for video in progress(list(dict.fromkeys(video.absolute() for video in videos)), what="split", unit="video"):
         try:
             windows = cutter.windows(str(video), None, None)
         except BadClip as error:

@@ -29,9 +29,7 @@ def nearest(values: Sequence[float], instant: float) -> int:
     return int(np.argmax(distance <= distance.min() + TIE))
 
 
-def choose_frames(
-    shown: Sequence[float], start: float, duration: float, count: int
-) -> tuple[np.ndarray, np.ndarray]:
+def choose_frames(shown: Sequence[float], start: float, duration: float, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Choose the frames of a clip.
 
     With p0 the presentation time of the frame nearest to `start`, a frame shown at p has clip time
@@ -63,9 +61,7 @@ def choose_frames(
     reach = 1.5 * max(interval, step)
     if abs(shown[origin] - start) > reach:
         where = "ends" if shown[origin] < start else "begins"
-        raise BadClip(
-            f"the window starts at {start:.3f} s, the source {where} at {shown[origin]:.3f} s; correct start"
-        )
+        raise BadClip(f"the window starts at {start:.3f} s, the source {where} at {shown[origin]:.3f} s; correct start")
     if len(inside) == len(times) and duration - times[-1] > reach:
         raise BadClip(
             f"the last frame of the source is shown at {inside[-1]:.3f} s, {duration - times[-1]:.3f} s too "
@@ -76,7 +72,7 @@ def choose_frames(
     wanted = np.array([nearest(times, step * (tau + 1)) for tau in range(count)])
     picked = np.minimum(wanted, room)
     if picked[0] != 0 or np.any(np.diff(picked) < 1) or duration - times[picked[-1]] > reach:
-        gap = float(np.diff(times).max()) if len(times) > 1 else duration
+        gap = float(np.diff(inside[: len(times) + 1]).max(initial=0.0))
         raise BadClip(
             f"{len(times)} frames lie in the window from {start:.3f} s, too few or too uneven for {count} "
             f"different ones: the source has about {1 / interval:.3g} frames a second here (largest gap "
@@ -85,9 +81,7 @@ def choose_frames(
     return origin + picked, np.minimum(times[picked], duration)
 
 
-def cut_windows(
-    start: float, end: float, cuts: Iterable[float], duration: float
-) -> list[tuple[float, float]]:
+def cut_windows(start: float, end: float, cuts: Iterable[float], duration: float) -> list[tuple[float, float]]:
     """Cut [start, end] into consecutive windows of T seconds, none of which crosses a cut.
 
     Args:

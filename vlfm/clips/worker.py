@@ -61,9 +61,7 @@ def run(task: Mapping[str, Any], timeout: float) -> Iterator[dict[str, Any]]:
             errors.seek(max(0, errors.seek(0, os.SEEK_END) - 2000))
             said = errors.read().decode(errors="replace").strip().splitlines()[-1:]
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-            raise Died(
-                f"the decoding process ended early ({how}{''.join(f': {line[:300]}' for line in said)})"
-            )
+            raise Died(f"the decoding process ended early ({how}{''.join(f': {line[:300]}' for line in said)})")
         finally:
             try:
                 os.killpg(process.pid, signal.SIGKILL)

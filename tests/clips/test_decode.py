@@ -1,0 +1,218 @@
+"""Frames, times and files that decoding gives, on real clips."""
+
+import hashlib
+import json
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from vlfm.artifacts import read_json, read_ledger, read_manifest
+from vlfm.clips import media
+from vlfm.clips.child import passes, square
+from vlfm.clips.decode import decode_shard
+from vlfm.clips.index import build_index
+from vlfm.clips.shards import read_clips, read_ids
+
+STARTS = [0.0, 1.0, 2.013]
+
+
+@pytest.fixture(scope="module")
+def demo(settings, tmp_path_factory):
+    """The demo's shards by each decoder."""
+    folder = tmp_path_factory.mktemp("demo")
+    manifest, shards = folder / "manifest.parquet", folder / "shards.json"
+    build_index(settings(), manifest, folder / "index.parquet", shards)
+    for decoder in ("decord", "ffmpeg"):
+        for name in read_json(shards):
+            output = folder / decoder / f"{name}.tar"
+            ledger = folder / decoder / f"{name}.parquet"
+            decode_shard(settings(decoder=decoder), manifest, int(name), output, ledger, folder / "sources")
+    return folder
+
+
+def test_every_clip_of_the_demo_is_good(demo):
+    plan = read_manifest(demo / "manifest.parquet")
+    assert len(plan) >= 30
+    for decoder in ("decord", "ffmpeg"):
+        rows = [row for path in sorted((demo / decoder).glob("*.parquet")) for row in read_ledger(path)]
+        assert [row.clip_id for row in rows] == [clip.clip_id for clip in plan]
+        assert {(row.stage, row.status, row.reason) for row in rows} == {("decode", "ok", "")}
+        assert all(row.bytes > 10_000 and row.row >= 2 for row in rows)
+        assert not list((demo / decoder).glob(".*")), "no partial work is left"
+
+
+def test_both_decoders_give_the_same_frames_at_the_same_times(demo):
+    for path in sorted((demo / "decord").glob("*.tar")):
+        pairs = zip(read_clips(path), read_clips(demo / "ffmpeg" / path.name), strict=True)
+        for one, other in pairs:
+            assert (one.info.pop("decoder"), other.info.pop("decoder")) == ("decord", "ffmpeg")
+            one.info.pop("frames_reported"), other.info.pop("frames_reported")
+            assert one.info == other.info and np.array_equal(one.times, other.times)
+            assert np.abs(one.frames.astype(int) - other.frames).max() <= 2
+            assert np.abs(one.frames.astype(float) - other.frames).mean() < 0.05
+
+
+def test_a_clip_of_the_demo(demo, settings):
+    plan = read_manifest(demo / "manifest.parquet")
+    found = {clip.clip_id: clip for path in (demo / "decord").glob("*.tar") for clip in read_clips(path)}
+    assert found.keys() == {clip.clip_id for clip in plan}
+    for clip in plan:
+        decoded = found[clip.clip_id]
+        assert decoded.frames.shape == (12, 96, 96, 3) and decoded.frames.dtype == np.uint8
+        assert decoded.caption == clip.caption and decoded.info["source"] == clip.source
+        gaps = np.diff(decoded.times)
+        rate = decoded.info["source_fps"]
+        assert rate in (25.0, 29.97) and np.all(gaps > 0.99 / rate)
+        assert decoded.times[0] == pytest.approx(1 / 24) and decoded.times[-1] <= 0.5
+        if rate == 25.0:
+            assert np.allclose(gaps, 0.04, atol=1e-9)
+        assert np.allclose(np.diff(decoded.info["shown"]), gaps, atol=1e-9)
+        assert abs(decoded.info["shown"][0] - clip.start) <= 0.5 / rate + 1e-5
+        moving = np.abs(np.diff(decoded.frames.astype(int), axis=0)).reshape(11, -1).max(axis=1)
+        assert moving.min() > 0, "no frame is repeated"
+
+
+def test_frames_are_the_centre_of_the_source(demo, video):
+    """Against frames taken by number from the file, not by time."""
+    import decord
+
+    reader = decord.VideoReader(str(video("bikes")), num_threads=1)
+    truth = [reader.next().asnumpy() for _ in range(250)]
+    seen = 0
+    for path in (demo / "decord").glob("*.tar"):
+        for clip in read_clips(path):
+            if clip.info["source"].endswith("bikes.mp4"):
+                first = round(clip.info["shown"][0] * 25)
+                for number, frame in enumerate(clip.frames, first):
+                    fitted = ImageOps.fit(Image.fromarray(truth[number]), (96, 96), Image.Resampling.LANCZOS)
+                    assert np.array_equal(frame, np.asarray(fitted))
+                    seen += 1
+    assert seen > 100
+
+
+def test_decoding_again_gives_the_same_bytes(demo, settings, tmp_path):
+    again = tmp_path / "00000.tar"
+    decode_shard(settings(), demo / "manifest.parquet", 0, again, tmp_path / "l.parquet", tmp_path / "sources")
+    digests = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (again, demo / "decord" / "00000.tar")}
+    assert len(digests) == 1
+
+
+def test_members_of_a_shard(demo):
+    path = demo / "decord" / "00000.tar"
+    with tarfile.open(path) as tar:
+        names = tar.getnames()
+        first = json.loads(tar.extractfile(names[0].split(".")[0] + ".json").read())
+    ids = read_ids(path)
+    members = sorted([f"{index:03d}.png" for index in range(12)] + ["json", "txt"])
+    assert names == [f"{key}.{member}" for key in ids for member in members]
+    assert first["clip_id"] == ids[0] and "seconds" not in first
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "decoder"),
+    [
+        pytest.param("plain.mkv", ["-c", "copy"], "decord", marks=pytest.mark.slow),
+        ("film.mkv", ["-vf", "fps=24000/1001"], "decord"),
+        ("exact24.mkv", ["-vf", "fps=24"], "decord"),
+        pytest.param("fps60.mp4", ["-vf", "fps=60"], "decord", marks=pytest.mark.slow),
+        ("offset.mp4", ["-c", "copy", "-output_ts_offset", "3.7"], "decord"),
+        pytest.param("gray.mp4", ["-vf", "format=gray"], "decord", marks=pytest.mark.slow),
+        pytest.param("tall.mp4", ["-vf", "crop=90:144"], "decord", marks=pytest.mark.slow),
+        pytest.param(
+            "odd.mkv", ["-vf", "crop=175:143,format=yuv444p", "-c:v", "ffv1"], "decord", marks=pytest.mark.slow
+        ),
+        ("bt709.mp4", ["-vf", "scale=out_color_matrix=bt709,format=yuv420p", "-colorspace", "bt709"], "decord"),
+        ("ten.mp4", ["-vf", "format=yuv420p10le"], "ffmpeg"),
+        ("stream.ts", ["-c", "copy"], "ffmpeg"),
+        ("program.mpg", ["-c:v", "mpeg2video", "-q:v", "3"], "ffmpeg"),
+        pytest.param("old.avi", ["-c:v", "mpeg4", "-q:v", "3"], "ffmpeg", marks=pytest.mark.slow),
+        pytest.param(
+            "sound.mp4",
+            ["-f", "lavfi", "-i", "sine=d=4", "-map", "0:v", "-map", "1:a", "-c:v", "copy"],
+            "decord",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_kinds_of_files_agree_between_decoders(make, decode, name, options, decoder):
+    before = ()
+    if "-i" in options:  # a second input has to come before the options of the output
+        cut = options.index("-map")
+        before, options = (), options[:cut] + options[cut:]
+    path = make(name, *options, before=before)
+    one, rows = decode(path, STARTS)
+    other, _ = decode(path, STARTS, decoder="ffmpeg")
+    assert [row.reason for row in rows] == [""] * 3
+    for start in STARTS:
+        assert one[start].info["decoder"] == decoder
+        assert np.abs(one[start].times - other[start].times).max() < 1e-6
+        assert np.abs(one[start].frames.astype(int) - other[start].frames).max() <= 2
+
+
+def test_a_turned_video_comes_out_upright(make, decode, video):
+    path = make("turned.mp4", "-c", "copy", before=["-display_rotation", "90"])
+    turned, _ = decode(path, [1.0])
+    plain, _ = decode(video("carphone_pristine"), [1.0])
+    assert turned[1.0].info["decoder"] == "ffmpeg"
+    back = np.rot90(turned[1.0].frames, -1, axes=(1, 2))
+    error = np.abs(back.astype(int) - plain[1.0].frames).mean()
+    assert error < 3 < np.abs(turned[1.0].frames.astype(int) - plain[1.0].frames).mean()
+
+
+def test_time_zero_is_the_first_frame(make, decode, video):
+    """The same window, whatever offset the container gives its times."""
+    plain, _ = decode(video("carphone_pristine"), [1.0])
+    for name, options in {"late.mp4": ["-output_ts_offset", "3.7"], "late.ts": []}.items():
+        moved, _ = decode(make(name, "-c", "copy", *options), [1.0])
+        assert np.array_equal(moved[1.0].frames, plain[1.0].frames)
+        assert np.allclose(moved[1.0].info["shown"], plain[1.0].info["shown"], atol=1e-4)
+
+
+def test_variable_rate_keeps_true_times(make, decode):
+    """60 frames a second of which every sixth is missing: each instant still has a frame of its own."""
+    path = make("vfr.mkv", "-vf", "fps=60,select='not(eq(mod(n,6),3))'", "-fps_mode", "vfr")
+    clips, _ = decode(path, [1.0])
+    gaps = np.diff(clips[1.0].times)
+    assert len(set(np.round(gaps, 3))) > 1
+    assert np.allclose(np.diff(clips[1.0].info["shown"]), gaps, atol=1e-9)
+    assert np.abs(clips[1.0].times - np.arange(1, 13) / 24)[:-1].max() < 1 / 60 + 1e-3, "the last may not pass T"
+
+
+def test_a_far_window_is_found_by_seeking(make, decode):
+    """Two minutes at one picture a frame number: the frames say where they come from."""
+    path = make("far.mp4", "-t", "100", "-c", "copy", source="bikes", before=["-stream_loop", "-1"])
+    clips, _ = decode(path, [1.2, 91.2])
+    far = clips[91.2]
+    assert far.info["decoder"] == "ffmpeg" and far.info["frames_decoded"] is None
+    assert far.info["shown"][0] == pytest.approx(91.2)
+    assert np.array_equal(far.frames, clips[1.2].frames), "the source repeats every 10 s"
+
+
+def test_pixels_that_are_not_square_are_shown_square():
+    frame = np.zeros((100, 50, 3), np.uint8)
+    frame[:, 10:40] = 255  # 30 wide, shown 60 wide
+    out = square(frame, 2.0, 100)
+    assert out.shape == (100, 100, 3)
+    assert np.abs((out[50, :, 0] > 127).sum() - 60) <= 1
+
+
+def test_far_clips_are_grouped_for_seeking():
+    starts = [0, 30, 59, 200, 210, 500]
+    groups = passes([{"start": start} for start in starts])
+    assert [[clip["start"] for clip in group] for group in groups] == [[0, 30, 59], [200, 210], [500]]
+
+
+def test_jpg_shards(decode, video):
+    png, _ = decode(video("bikes"), [1.2])
+    jpg, _ = decode(video("bikes"), [1.2], image="jpg")
+    error = np.abs(png[1.2].frames.astype(int) - jpg[1.2].frames)
+    assert 0 < error.mean() < 4
+
+
+def test_probe(make, video):
+    found = media.probe(video("carphone_pristine"), 20)
+    assert (found.width, found.height, found.fps, found.duration, found.ticks) == (176, 144, 29.97, 4.0, 30000)
+    assert found.aspect == pytest.approx(128 / 117) and found.plain and found.zero == 0
+    assert not media.probe(make("turned2.mp4", "-c", "copy", before=["-display_rotation", "180"]), 20).plain

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import sys
 import tarfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -291,6 +292,9 @@ def read_tar(path: Path | str) -> Iterator[dict[str, Any]]:
                     sample = {}
                 sample["__key__"] = key
                 sample[extension] = tar.extractfile(member).read()
+            tar.fileobj.seek(tar.offset)  # tarfile takes a cut archive for its end, if the cut is in a header
+            if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("it is cut short")
     except (tarfile.TarError, EOFError, OSError) as error:
         raise VLFMError(f"{path} is damaged ({error}); remove it and run its rule again") from error
     if sample:
@@ -304,7 +308,10 @@ def progress(iterable: Iterable | None = None, *, total: int | None = None, what
     """A tqdm bar with ETA on a terminal, silence elsewhere (logs of a cluster job stay readable)."""
     from tqdm import tqdm
 
-    return tqdm(iterable, total=total, desc=what, unit=unit, disable=None, mininterval=0.5, smoothing=0.1)
+    # The original stream, which a copy into a job's log does not see.
+    return tqdm(
+        iterable, total=total, desc=what, unit=unit, disable=None, mininterval=0.5, smoothing=0.1, file=sys.__stderr__
+    )
 
 
 class Stopwatch:

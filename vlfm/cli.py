@@ -4,12 +4,48 @@ Nothing heavy is imported until a subcommand needs it: `vlfm --help` is instant.
 """
 
 import argparse
+import contextlib
 import os
 import sys
+import traceback
 from pathlib import Path
 
 from vlfm import __version__
 from vlfm.errors import VLFMError
+
+
+class _Copy:
+    """A text stream that also writes to a log; what it says about being a terminal is the original's."""
+
+    def __init__(self, stream, log):
+        self._stream, self._log = stream, log
+
+    def write(self, text: str) -> int:
+        self._log.write(text)
+        self._log.flush()
+        return self._stream.write(text)
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def _copied_to(path: Path | None):
+    """Copy everything printed, tracebacks included, to a file. Progress bars go to the terminal alone."""
+    if path is None:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as log:
+        stdout, stderr = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = _Copy(stdout, log), _Copy(stderr, log)
+        try:
+            yield
+        except Exception:
+            log.write(traceback.format_exc())
+            raise
+        finally:
+            sys.stdout, sys.stderr = stdout, stderr
 
 
 def _config(arguments: argparse.Namespace):
@@ -140,6 +176,7 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
         sub.add_argument("--config", type=Path, default=Path("results/config.yaml"), help="complete configuration")
+        sub.add_argument("--log", type=Path, help="also write messages to this file")
         if device:
             sub.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
             sub.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
@@ -192,11 +229,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run one subcommand; a `VLFMError` becomes one message and exit status 1."""
     arguments = _parser().parse_args(argv)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    try:
-        arguments.run(arguments)
-    except VLFMError as error:
-        print(f"vlfm {arguments.command}: {error}", file=sys.stderr)
-        return 1
+    with _copied_to(arguments.log):
+        try:
+            arguments.run(arguments)
+        except VLFMError as error:
+            print(f"vlfm {arguments.command}: {error}", file=sys.stderr)
+            return 1
     return 0
 
 

@@ -32,7 +32,9 @@ class CaptionEncoder:
 
     def __init__(self, folder: Path | str, max_tokens: int):
         from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         self.model.eval().requires_grad_(False)

@@ -1,0 +1,51 @@
+# Dataset index → manifest and shard plan → decoded clips.
+
+
+checkpoint index:
+    input:
+        config=ancient("results/config.yaml"),
+        index=[] if CONFIG.clips.index == "demo" else CONFIG.clips.index,
+    output:
+        manifest=update("results/clips/manifest.parquet"),
+        plan=update("results/clips/shards.json"),
+        ledger="results/clips/index.ledger.parquet",
+    log:
+        "results/logs/index.log",
+    benchmark:
+        "results/benchmarks/index.tsv"
+    params:
+        settings=settings("clips.index", "clips.duration", "clips.shard_size", "clips.shot_threshold", "clips.timeout"),
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=120,
+    conda:
+        "../../envs/vlfm.yaml"
+    shell:
+        "vlfm index --config {input.config:q} --manifest {output.manifest:q} --plan {output.plan:q}"
+        " --ledger {output.ledger:q} --log {log:q}"
+
+
+rule decode:
+    input:
+        config=ancient("results/config.yaml"),
+        manifest=ancient("results/clips/manifest.parquet"),
+    output:
+        clips="results/clips/{shard}.tar",
+        ledger="results/clips/{shard}.ledger.parquet",
+    log:
+        "results/logs/decode/{shard}.log",
+    benchmark:
+        "results/benchmarks/decode/{shard}.tsv"
+    params:
+        settings=settings("clips"),
+        digest=digest,
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=240,
+    conda:
+        "../../envs/vlfm.yaml"
+    shell:
+        "vlfm decode --config {input.config:q} --manifest {input.manifest:q} --shard {wildcards.shard:q}"
+        " --output {output.clips:q} --ledger {output.ledger:q} --log {log:q}"

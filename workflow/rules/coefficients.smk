@@ -1,0 +1,26 @@
+# Latents → Legendre coefficients.
+
+
+rule project:
+    input:
+        config=ancient("results/config.yaml"),
+        latents="results/latents/{shard}.zarr",
+    output:
+        coefficients="results/coefficients/{shard}.tar",
+        moments="results/coefficients/{shard}.json",
+        ledger="results/coefficients/{shard}.ledger.parquet",
+    log:
+        "results/logs/project/{shard}.log",
+    benchmark:
+        "results/benchmarks/project/{shard}.tsv"
+    params:
+        settings=settings("flow.order", "flow.projection", "flow.ridge", "clips.duration"),
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    conda:
+        "../../envs/vlfm.yaml"
+    shell:
+        "vlfm project --config {input.config:q} --latents {input.latents:q} --output {output.coefficients:q}"
+        " --moments {output.moments:q} --ledger {output.ledger:q} --threads {threads} --log {log:q}"

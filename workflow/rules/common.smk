@@ -1,0 +1,37 @@
+# What the stages share: the checked configuration, each stage's part of it, and the shard plan.
+
+import json
+import sys
+
+from vlfm import config as configs
+from vlfm.errors import VLFMError
+
+try:
+    CONFIG = configs.parse(config, "the configuration")
+except VLFMError as error:
+    raise WorkflowError(str(error))
+
+
+wildcard_constraints:
+    shard=r"\d{5}",
+
+
+def settings(*sections):
+    """A rule's share of the configuration: it runs again when this changes, and only then."""
+    return json.dumps(configs.settings(CONFIG, *sections), sort_keys=True)
+
+
+def plan(wildcards):
+    """The frozen shard plan: {shard: {"clips": …, "digest": …}}. Reading it makes the DAG wait for the index."""
+    with checkpoints.index.get().output.plan.open() as file:
+        return json.load(file)
+
+
+def shards(pattern):
+    """An input function: `pattern` filled in for every shard of the plan."""
+    return lambda wildcards: expand(pattern, shard=sorted(plan(wildcards)))
+
+
+def digest(wildcards):
+    """What a shard's clips are: a shard is decoded again when its own clips change, not when the plan grows."""
+    return plan(wildcards)[wildcards.shard]["digest"]

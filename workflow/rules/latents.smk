@@ -1,0 +1,51 @@
+# Decoded clips → visual decoder → latents by DDIM inversion.
+
+
+rule fit_decoder:
+    input:
+        config=ancient("results/config.yaml"),
+        plan=ancient("results/clips/shards.json"),
+        clips=shards("results/clips/{shard}.tar"),
+    output:
+        "results/decoder/decoder.json",
+    log:
+        "results/logs/fit_decoder.log",
+    benchmark:
+        "results/benchmarks/fit_decoder.tsv"
+    params:
+        settings=settings("decoder", "seed"),
+    threads: workflow.cores or 8
+    resources:
+        mem_mb=8000,
+        runtime=120,
+        gpu=1,
+    conda:
+        "../../envs/vlfm.yaml"
+    shell:
+        "vlfm fit-decoder --config {input.config:q} --plan {input.plan:q} --threads {threads} --log {log:q}"
+
+
+rule invert:
+    input:
+        config=ancient("results/config.yaml"),
+        clips="results/clips/{shard}.tar",
+        decoder="results/decoder/decoder.json",
+    output:
+        latents=directory("results/latents/{shard}.zarr"),
+        ledger="results/latents/{shard}.ledger.parquet",
+    log:
+        "results/logs/invert/{shard}.log",
+    benchmark:
+        "results/benchmarks/invert/{shard}.tsv"
+    params:
+        settings=settings("inversion", "text"),
+    threads: workflow.cores or 8
+    resources:
+        mem_mb=16000,
+        runtime=480,
+        gpu=1,
+    conda:
+        "../../envs/vlfm.yaml"
+    shell:
+        "vlfm invert --config {input.config:q} --clips {input.clips:q} --output {output.latents:q}"
+        " --ledger {output.ledger:q} --threads {threads} --log {log:q}"

@@ -1,0 +1,26 @@
+# Coefficients → the flow model.
+
+
+rule train_model:
+    input:
+        config=ancient("results/config.yaml"),
+        plan=ancient("results/clips/shards.json"),
+        coefficients=shards("results/coefficients/{shard}.tar"),
+        moments=shards("results/coefficients/{shard}.json"),
+    output:
+        "results/model/training.json",
+    log:
+        "results/logs/train.log",
+    benchmark:
+        "results/benchmarks/train.tsv"
+    params:
+        settings=settings("model", "training", "flow", "seed"),
+    threads: workflow.cores or 8
+    resources:
+        mem_mb=16000,
+        runtime=1440,
+        gpu=1,
+    conda:
+        "../../envs/vlfm.yaml"
+    shell:
+        "vlfm train --config {input.config:q} --plan {input.plan:q} --threads {threads} --log {log:q}"

@@ -1,0 +1,86 @@
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+
+from vlfm.artifacts import read_ledger, write_tar
+from vlfm.coefficients.project import project_shard
+from vlfm.coefficients.shards import read_shard
+from vlfm.errors import VLFMError
+from vlfm.flow.legendre import LegendreBasis
+from vlfm.latents.store import ClipLatents, write_store
+
+
+def polynomial_clip(name, config, degree, seed):
+    """Latents that are a polynomial of that degree, seen at uneven times."""
+    random = np.random.default_rng(seed)
+    count = config.clips.num_frames
+    times = np.sort(random.uniform(0.04, config.clips.duration, count))
+    coefficients = random.standard_normal((3, 4, 4, degree + 1)).astype(np.float32)
+    g = LegendreBasis(degree + 1, config.clips.duration).evaluate(torch.from_numpy(times)).numpy()
+    latents = np.einsum("chwn,tn->tchw", coefficients, g).astype(np.float32)
+    return (
+        ClipLatents(name, latents, times, np.ones((4, 6), np.float32), np.ones(4, bool), name, float("nan")),
+        coefficients,
+    )
+
+
+@pytest.fixture
+def projected(tmp_path, small_config):
+    clips = [polynomial_clip(name, small_config, 3, seed) for seed, name in enumerate(["aa", "bb"])]
+    write_store(tmp_path / "s.zarr", [clip for clip, _ in clips], "float32", "f00d", {})
+    outputs = [tmp_path / name for name in ("s.tar", "s.json", "s.parquet")]
+    project_shard(small_config, tmp_path / "s.zarr", *outputs)
+    return clips, *outputs
+
+
+def test_recovers_polynomials_at_each_clips_own_times(projected):
+    clips, shard, *_ = projected
+    for (clip, coefficients), read in zip(clips, read_shard(shard), strict=True):
+        assert read.clip_id == clip.clip_id and np.array_equal(read.times, clip.times)
+        assert np.allclose(read.coefficients, coefficients, atol=1e-3)
+
+
+def test_moments_are_the_mean_squares(projected):
+    clips, _, moments, ledger = projected
+    about = json.loads(moments.read_text())
+    expected = np.mean([np.square(coefficients).mean((0, 1, 2)) for _, coefficients in clips], axis=0)
+    assert np.allclose(about["mean_square"], expected, rtol=1e-3)
+    assert about["clips"] == 2 and about["shape"] == [3, 4, 4]
+    assert [row.status for row in read_ledger(ledger)] == ["ok", "ok"]
+
+
+def test_same_latents_same_bytes(projected, tmp_path, small_config):
+    _, shard, *_ = projected
+    again = [tmp_path / name for name in ("t.tar", "t.json", "t.parquet")]
+    project_shard(small_config, tmp_path / "s.zarr", *again)
+    assert again[0].read_bytes() == shard.read_bytes()
+
+
+def test_a_pickle_in_a_shard_is_refused(projected, tmp_path):
+    _, shard, *_ = projected
+    with tarfile.open(shard, "a") as tar:
+        (tmp_path / "evil").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+        tar.add(tmp_path / "evil", "cc.pickle")
+    with pytest.raises(VLFMError, match=r"cc\.pickle"):
+        list(read_shard(shard))
+
+
+def test_an_array_of_objects_is_refused(tmp_path):
+    import io
+
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{}], dtype=object), allow_pickle=True)
+    members = {"coefficients.npy": buffer.getvalue(), "json": b'{"clip_id": "aa", "caption": "", "times": []}'}
+    write_tar(tmp_path / "s.tar", [{"__key__": "aa", **members}])
+    with pytest.raises(VLFMError, match=r"aa\.coefficients\.npy is not a plain npy"):
+        list(read_shard(tmp_path / "s.tar"))
+
+
+def test_a_cut_off_shard_is_told(projected):
+    _, shard, *_ = projected
+    shard.write_bytes(shard.read_bytes()[:3000])
+    with pytest.raises(VLFMError, match="damaged|incomplete"):
+        list(read_shard(shard))

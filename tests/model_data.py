@@ -1,0 +1,40 @@
+"""Coefficient shards on disk for tests of what reads them."""
+
+import numpy as np
+
+from vlfm.artifacts import write_json
+from vlfm.coefficients.shards import ClipCoefficients, write_shard
+
+
+def write_shards(folder, config, clips=7, shards=2, channels=8, positions=8, fingerprint="f00d"):
+    """Random coefficients with falling orders; returns the tars and their moments."""
+    random = np.random.default_rng(0)
+    order = config.flow.order
+    made = [
+        ClipCoefficients(
+            f"{index:016x}",
+            (random.standard_normal((channels, positions, positions, order)) / (1 + np.arange(order))).astype("f4"),
+            random.standard_normal((5, 6)).astype("f4"),
+            np.arange(5) < 4,
+            f"caption {index}",
+            np.arange(1, 13) / 24,
+        )
+        for index in range(clips)
+    ]
+    tars, moments = [], []
+    for shard in range(shards):
+        part = made[shard::shards]
+        tars.append(folder / f"{shard:05d}.tar")
+        moments.append(folder / f"{shard:05d}.json")
+        write_shard(tars[-1], iter(part))
+        write_json(
+            moments[-1],
+            {
+                "clips": len(part),
+                "mean_square": np.mean([np.square(c.coefficients).mean((0, 1, 2)) for c in part], 0).tolist(),
+                "shape": [channels, positions, positions],
+                "caption_channels": 6,
+                "fingerprint": fingerprint,
+            },
+        )
+    return made, tars, moments

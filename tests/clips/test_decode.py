@@ -180,6 +180,12 @@ def test_variable_rate_keeps_true_times(make, decode):
     assert np.abs(clips[1.0].times - np.arange(1, 13) / 24)[:-1].max() < 1 / 60 + 1e-3, "the last may not pass T"
 
 
+def test_a_still_picture_is_taken_at_the_word_of_ffmpeg(make, decode):
+    """From decord the same picture twice may be its last good one; ffmpeg's timestamps tell."""
+    clips, _ = decode(make("still.mp4", "-vf", "drawbox=t=fill:color=red"), [1.0])
+    assert clips[1.0].info["decoder"] == "ffmpeg" and len(clips[1.0].times) == 12
+
+
 def test_a_far_window_is_found_by_seeking(make, decode):
     """Two minutes at one picture a frame number: the frames say where they come from."""
     path = make("far.mp4", "-t", "100", "-c", "copy", source="bikes", before=["-stream_loop", "-1"])

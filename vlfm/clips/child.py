@@ -6,11 +6,9 @@ so memory holds one window of frames. No torch and no shell here.
 """
 
 import contextlib
-import ctypes
 import io
 import json
 import os
-import signal
 import sys
 import tarfile
 import time
@@ -22,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from vlfm.artifacts import atomic_path
-from vlfm.clips.media import DecordFrames, FFmpegFrames, Media, Suspicious, damage
+from vlfm.clips.media import DecordFrames, FFmpegFrames, Media, Suspicious, damage, die_with_parent
 from vlfm.clips.windows import choose_frames, nearest, slack
 from vlfm.errors import BadClip
 
@@ -32,7 +30,8 @@ SEEK = 60.0  # seconds of footage worth skipping by a seek instead of decoding i
 
 def main() -> None:
     task = json.load(sys.stdin)
-    _die_with_parent()
+    die_with_parent()
+    _limit_memory()
     errors = _Errors()
     reports = {"decode": _decode, "cuts": _cuts}[task["do"]](task, errors)
     for report in reports:
@@ -40,13 +39,11 @@ def main() -> None:
     print(json.dumps({"end": True}), flush=True)
 
 
-def _die_with_parent() -> None:
-    """Leave no orphan behind a killed job, and no machine without memory. Linux only; elsewhere a no-op."""
+def _limit_memory() -> None:
     if sys.platform != "linux":
         return
     import resource
 
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     if hard == resource.RLIM_INFINITY or hard > MEMORY:
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, hard))

@@ -4,9 +4,12 @@ Time zero of a source is its first video frame, whatever offset the container gi
 agree.
 """
 
+import ctypes
 import queue
 import re
+import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +34,15 @@ DAMAGE = re.compile(
     r"Invalid data found|corrupted macroblock|missing reference|partial file|Packet corrupt|"
     r"error, .*concealment|ac-tex damaged|mb_type .* (invalid|damaged)|no frame!|[Tt]runcat",
 )
+
+
+def die_with_parent() -> None:
+    """Have the system kill this process when its parent dies, so that a killed job leaves nothing running.
+
+    Linux only; elsewhere a no-op.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 class Suspicious(Exception):
@@ -157,7 +169,11 @@ class FFmpegFrames:
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
         process = subprocess.Popen(
-            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            self._command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=die_with_parent,
         )
         shown: queue.Queue = queue.Queue()
         reader = threading.Thread(target=self._read_log, args=(process.stderr, shown), daemon=True)
@@ -228,10 +244,10 @@ class DecordFrames:
     """
 
     def __init__(self, file: Path | str, media: Media) -> None:
-        import decord
-
-        decord.logging.set_level(decord.logging.ERROR)
         try:
+            import decord  # has no wheel for every platform
+
+            decord.logging.set_level(decord.logging.ERROR)
             self._video = decord.VideoReader(str(file), num_threads=1)
             self.reported = len(self._video)
             times = self._video.get_frame_timestamp(range(self.reported))[:, 0].astype(np.float64)

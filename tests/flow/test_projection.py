@@ -1,4 +1,6 @@
-"""Every projection is a weight matrix: exactness, convergence, agreement with the recurrence, and its refusals."""
+"""Every projection is a weight matrix: exactness, convergence, agreement with the recurrence, and its
+refusals.
+"""
 
 import math
 import warnings

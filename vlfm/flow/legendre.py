@@ -18,9 +18,7 @@ def check_duration(duration: float) -> None:
 def check_order(order: int) -> None:
     """Raises `VLFMError` unless `order` counts at least one polynomial."""
     if isinstance(order, bool) or int(order) != order or order < 1:
-        raise VLFMError(
-            f"the order (Legendre polynomials a clip) must be a whole number from 1 up; it is {order}"
-        )
+        raise VLFMError(f"the order (Legendre polynomials a clip) must be a whole number from 1 up; it is {order}")
 
 
 def check_num_frames(num_frames: int) -> None:

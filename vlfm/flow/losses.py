@@ -4,9 +4,7 @@ import torch
 from torch import Tensor
 
 
-def velocity_mse(
-    prediction: Tensor, target: Tensor, sigma_dot: Tensor | None = None, floor: float = 1.0
-) -> Tensor:
+def velocity_mse(prediction: Tensor, target: Tensor, sigma_dot: Tensor | None = None, floor: float = 1.0) -> Tensor:
     """The paper's objective (Definition D.9), a scalar: mean over clips, times and latent entries of `|F −
     dψ/dt|²`.
 
@@ -34,7 +32,8 @@ def parseval(prediction: Tensor, target: Tensor, reduction: str = "mean") -> Ten
     reduction: `mean` for a scalar, `none` for one value a clip, (B,).
     """
     check_same_shape(prediction, target)
-    per_clip = (prediction - target).square().sum(-1).flatten(1).mean(-1)
+    error = (prediction - target).square().sum(-1)
+    per_clip = error.flatten(1).mean(-1) if error.ndim > 1 else error
     if reduction == "none":
         return per_clip
     if reduction == "mean":
@@ -43,8 +42,12 @@ def parseval(prediction: Tensor, target: Tensor, reduction: str = "mean") -> Ten
 
 
 def check_same_shape(prediction: Tensor, target: Tensor) -> None:
-    """Raises `ValueError`: broadcasting would average the wrong thing in silence."""
+    """Raises `ValueError`: broadcasting would average the wrong thing in silence, an empty batch nothing
+    (NaN).
+    """
     if prediction.shape != target.shape:
         raise ValueError(f"shapes differ: prediction {tuple(prediction.shape)}, target {tuple(target.shape)}")
+    if prediction.numel() == 0:
+        raise ValueError(f"a loss needs at least one value; the batch is empty, {tuple(prediction.shape)}")
     if not torch.is_floating_point(prediction):
         raise ValueError(f"losses need floating point; the prediction is {prediction.dtype}")

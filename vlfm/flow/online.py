@@ -33,9 +33,7 @@ class OnlineProjection:
         a latent is not finite.
         """
         if not math.isfinite(t) or (self.last_time is not None and t <= self.last_time):
-            raise VLFMError(
-                f"frame times must be finite and increase strictly: {t} s after {self.last_time} s"
-            )
+            raise VLFMError(f"frame times must be finite and increase strictly: {t} s after {self.last_time} s")
         if self._state is not None and tuple(latents.shape) != self._shape:
             raise VLFMError(f"a frame has shape {tuple(latents.shape)}; the earlier ones have {self._shape}")
         check_finite(latents, "the frames of")
@@ -82,9 +80,7 @@ class OnlineLegS(OnlineProjection):
 
     def _check_time(self, t: float) -> None:
         if t <= 0:
-            raise VLFMError(
-                f"{self.method} divides by time: every frame must come after t = 0; this one is at {t} s"
-            )
+            raise VLFMError(f"{self.method} divides by time: every frame must come after t = 0; this one is at {t} s")
 
     def _advanced(self, state: Tensor, frame: Tensor, t: float) -> Tensor:
         transition, drive = legs.legs_step(self.order, self.last_time or 0.0, t, self.method)

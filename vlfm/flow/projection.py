@@ -57,9 +57,7 @@ def check_times(times: Tensor | Sequence[float], duration: float) -> Tensor:
         )
     slack = 1e-9 * duration  # the rounding of τT/N
     if times[0] < 0 or times[-1] > duration + slack:
-        raise VLFMError(
-            f"frame times must lie in [0, {duration:g}] s; they run from {times[0]:g} to {times[-1]:g} s"
-        )
+        raise VLFMError(f"frame times must lie in [0, {duration:g}] s; they run from {times[0]:g} to {times[-1]:g} s")
     return times
 
 

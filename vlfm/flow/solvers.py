@@ -30,7 +30,7 @@ def exponential(
     predict: `(psi (B, *shape), t (B,)) → Ĥ (B, *shape, s)`, with whatever conditions it bound; or Ĥ itself.
     z: the state at t = 0, (B, *shape). Under `exact` that is the noise; under `paper`, whose mean does not
     start at 0 (D4), the true flow starts at `z + H g(0)`.
-    times: (K,) for all clips or (B, K), within [0, T], in any order.
+    times: (K,) for all clips or (B, K), within [0, T], in any order; a list counts as float64.
     steps: evaluations, at `0, h, …, (steps − 1) h` with `h = T/(N steps)`: spread evenly over the lead-in [0,
     T/N], where a clip is chosen among those that share a caption. 1 renders everything from one evaluation at
     t = 0.
@@ -43,7 +43,7 @@ def exponential(
     psi, start = z, z.new_full((len(z),), nodes[0], dtype=times.dtype)
     result = None
     for index, node in enumerate(nodes):
-        coefficients = predict if isinstance(predict, Tensor) else predict(psi, start)
+        coefficients = predict if isinstance(predict, Tensor) else predict(psi, for_network(start, z))
         if coefficients.shape != (*z.shape, path.basis.order):
             raise ValueError(
                 f"the prediction must be coefficients (B, *shape, s), {(*z.shape, path.basis.order)}; "
@@ -61,9 +61,7 @@ def exponential(
     return result
 
 
-def exponential_step(
-    coefficients: Tensor, psi: Tensor, start: Tensor, end: Tensor, path: VideoLatentPath
-) -> Tensor:
+def exponential_step(coefficients: Tensor, psi: Tensor, start: Tensor, end: Tensor, path: VideoLatentPath) -> Tensor:
     """One exact step with Ĥ held: psi (B, *shape) at start (B,) → ψ at end (B, K): (B, K, *shape)."""
     mean_start, _ = path.scaled_mean(coefficients, start)
     mean_end, _ = path.scaled_mean(coefficients, end)
@@ -111,7 +109,7 @@ def ode(
         return z.unsqueeze(1).clone()
     try:
         states = odeint(
-            lambda t, psi: field(psi, t.expand(len(psi))),
+            lambda t, psi: field(psi, for_network(t.expand(len(psi)), z)),
             z,
             grid,
             method=method,
@@ -125,9 +123,7 @@ def ode(
             "a larger tolerance or a fixed step"
         ) from error
     if not torch.isfinite(states[-1]).all():
-        raise VLFMError(
-            f"{method} diverged before t = {float(grid[-1]):g} s; use a smaller step or another solver"
-        )
+        raise VLFMError(f"{method} diverged before t = {float(grid[-1]):g} s; use a smaller step or another solver")
     return (states if from_zero else states[1:]).movedim(0, 1)
 
 
@@ -152,7 +148,7 @@ def render(
         readouts.check_scale(path.schedule.mean_scale(times)[0])
         if steps == 1 and path.schedule.starts_at_noise:
             start = torch.zeros(len(z), dtype=times.dtype, device=z.device)
-            coefficients = predict if isinstance(predict, Tensor) else predict(z, start)
+            coefficients = predict if isinstance(predict, Tensor) else predict(z, for_network(start, z))
             return path.mean(coefficients, times)[0]
     psi = exponential(predict, z, path, times, steps)
     return getattr(readouts, readout)(psi, z, times, path.schedule)
@@ -162,8 +158,9 @@ def check_query_times(times: Tensor | Sequence[float], duration: float, like: Te
     """Times (K,) or (B, K) as (B or 1, K) floating point on `like`'s device, within [0, T], or
     `VLFMError`.
     """
-    times = torch.as_tensor(times)
-    dtype = times.dtype if times.is_floating_point() else torch.get_default_dtype()
+    if not isinstance(times, Tensor):
+        times = torch.as_tensor(times, dtype=torch.float64)
+    dtype = times.dtype if times.is_floating_point() else torch.float64
     times = times.to(device=like.device, dtype=dtype)
     times = times[None] if times.ndim == 1 else times
     if times.ndim != 2 or times.shape[0] not in (1, len(like)):
@@ -177,6 +174,11 @@ def check_query_times(times: Tensor | Sequence[float], duration: float, like: Te
     return times
 
 
+def for_network(t: Tensor, z: Tensor) -> Tensor:
+    """Times in the precision a network computes in, at least float32: solvers keep theirs in the caller's."""
+    return t.to(torch.promote_types(z.dtype, torch.float32))
+
+
 def _nodes(steps: int, nodes: Sequence[float] | None, path: VideoLatentPath) -> list[float]:
     if nodes is None:
         if isinstance(steps, bool) or int(steps) != steps or steps < 1:
@@ -185,7 +187,5 @@ def _nodes(steps: int, nodes: Sequence[float] | None, path: VideoLatentPath) -> 
     nodes = [float(node) for node in nodes]
     rising = all(a < b for a, b in pairwise(nodes))
     if not nodes or nodes[0] != 0 or not rising or nodes[-1] > path.duration:
-        raise VLFMError(
-            f"nodes must start at 0 and increase within [0, {path.duration:g}] s; they are {nodes}"
-        )
+        raise VLFMError(f"nodes must start at 0 and increase within [0, {path.duration:g}] s; they are {nodes}")
     return nodes

@@ -63,9 +63,7 @@ class ExtendedPath:
         if self._window > self.duration:
             raise VLFMError(f"the window ({self._window:g} s) is longer than the clip ({self.duration:g} s)")
         if not 1 <= self.refit_order <= self.refit_frames:
-            raise VLFMError(
-                f"refit_order must lie in 1 … {self.refit_frames} (refit_frames); it is {self.refit_order}"
-            )
+            raise VLFMError(f"refit_order must lie in 1 … {self.refit_frames} (refit_frames); it is {self.refit_order}")
 
     @property
     def duration(self) -> float:

@@ -16,9 +16,7 @@ from vlfm.flow.path import VideoLatentPath, over_times, per_time
 from vlfm.flow.projection import frame_times, project, projection_matrix, reconstruct
 
 
-def frame_error(
-    latents: Tensor, order: int, duration: float, method: str = "lstsq", ridge: float = 0.0
-) -> Tensor:
+def frame_error(latents: Tensor, order: int, duration: float, method: str = "lstsq", ridge: float = 0.0) -> Tensor:
     """Lemma F.1's quantity: RMS of `H g(t_τ) − u_τ` at the frames, (B,). latents (B, N, *shape)."""
     times = frame_times(latents.shape[1], duration)
     weights = projection_matrix(times, order, duration, method, ridge)

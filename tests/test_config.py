@@ -1,0 +1,62 @@
+import pytest
+import yaml
+
+from tests.conftest import ROOT, make_config
+from vlfm import config as configs
+from vlfm.errors import VLFMError
+
+
+def test_default_file_is_complete_and_every_key_is_commented():
+    configs.load(ROOT / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"flow": {"order": 13}}, "flow.order is 13, but a clip has only 12 frames"),
+        ({"flow": {"order": 0}}, "flow.order: "),
+        ({"flow": {"sigma_min": 0}}, "flow.sigma_min: "),
+        ({"clips": {"duration": 0.51}}, "clips: fps × duration must be a whole number"),
+        ({"clips": {"size": 100}}, "clips.size is 100"),
+        ({"clips": {"image": "gif"}}, "clips.image: "),
+        ({"model": {"heads": 4}}, "low-rank bottleneck"),
+        ({"decoder": {"channels": 109}}, "decoder.channels is 109"),
+        ({"training": {"pure_noise": 0.9, "lead_in": 0.2}}, "training.pure_noise"),
+        ({"evaluation": {"fps": []}}, "evaluation.fps: "),
+        ({"seed": "x"}, "seed: "),
+    ],
+)
+def test_a_wrong_value_is_named(change, message):
+    with pytest.raises(VLFMError) as error:
+        make_config(**change)
+    assert message in str(error.value)
+
+
+def test_unknown_and_missing_keys_are_named():
+    values = yaml.safe_load((ROOT / "config.yaml").read_text())
+    del values["flow"]["order"]
+    values["training"]["epochs"] = 3
+    with pytest.raises(VLFMError) as error:
+        configs.parse(values, "mine.yaml")
+    assert "mine.yaml is not valid" in str(error.value)
+    assert "flow.order: missing" in str(error.value)
+    assert "training.epochs: no such key" in str(error.value)
+
+
+def test_save_and_load(tmp_path):
+    config = make_config(flow={"order": 5})
+    configs.save(config, tmp_path / "c.yaml")
+    assert configs.load(tmp_path / "c.yaml") == config
+
+
+@pytest.mark.parametrize(("text", "message"), [(None, "no configuration at"), ("a: [", "YAML"), ("3", "no mapping")])
+def test_files_that_are_no_configuration(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(VLFMError, match=message):
+        configs.load(tmp_path / "c.yaml")
+
+
+def test_settings_are_the_named_parts_only():
+    config = make_config()
+    assert configs.settings(config, "flow.order", "seed") == {"flow.order": config.flow.order, "seed": 0}

@@ -1,0 +1,113 @@
+"""The DAG itself, run for real on the demo's clips with tiny networks."""
+
+import csv
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from vlfm.artifacts import read_manifest
+
+ROOT = Path(__file__).parents[2]
+SMALL = Path(__file__).with_name("small.yaml")
+
+
+def snakemake(folder, *arguments, check=True, **options):
+    command = ["snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder, "--configfile", SMALL]
+    command += ["--cores", "2", "--quiet", "rules", *arguments]
+    return subprocess.run(
+        [str(part) for part in command], cwd=ROOT, capture_output=True, text=True, check=check, **options
+    )
+
+
+def files(folder):
+    """Name → bytes of every result that must not depend on how often the run was interrupted."""
+    kept = {}
+    for path in sorted((folder / "results").rglob("*")):
+        name = path.relative_to(folder / "results")
+        if path.is_file() and name.parts[0] not in ("logs", "benchmarks", "report", "checkpoints"):
+            if not path.name.endswith("ledger.parquet"):  # holds seconds
+                kept[str(name)] = path.read_bytes()
+    return kept
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    snakemake(folder)
+    return folder
+
+
+def test_everything_is_made(finished):
+    results = finished / "results"
+    assert "data:video/mp4" in (results / "report" / "index.html").read_text()
+    with (results / "eval" / "psnr.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["clip_id", "fps", "stage", "psnr", "psnr_paper", "ssim"]
+    assert len(rows) == 3 * 4 * 4  # clips × rates × stages
+    assert {row["stage"] for row in rows} == {"decoder", "inversion", "projection", "network"}
+    clip = rows[0]["clip_id"]
+    for name in ("8fps.mp4", "12fps.mp4", "16fps.mp4", "24fps.mp4", "true.mp4"):
+        assert (results / "eval" / "videos" / f"{clip}_{name}").stat().st_size > 500
+    assert len(read_manifest(results / "clips" / "manifest.parquet")) == 34
+    assert not list(results.rglob("*partial*")) and not list(results.rglob("*.tmp*"))
+
+
+def test_nothing_is_left_to_do(finished):
+    assert "Nothing to be done" in snakemake(finished, "--dry-run").stdout
+
+
+def test_a_new_order_runs_projection_and_later_stages_alone(finished):
+    plan = snakemake(finished, "--dry-run", "--config", "flow={order: 3}").stdout
+    jobs = {line.split()[0] for line in plan.splitlines() if len(line.split()) == 2 and line.split()[1].isdigit()}
+    assert {"project", "train_model", "evaluate", "write_report"} <= jobs
+    assert not jobs & {"index", "decode", "fit_decoder", "invert"}
+
+
+def test_training_settings_rerun_training_alone(finished):
+    plan = snakemake(finished, "--dry-run", "--config", "training={steps: 13}").stdout
+    assert "train_model" in plan and "evaluate" in plan
+    assert "project " not in plan and "invert " not in plan
+
+
+def test_a_wrong_key_is_named(tmp_path):
+    result = snakemake(tmp_path, "--dry-run", "--config", "flow={ordr: 3}", check=False)
+    assert result.returncode != 0
+    assert "flow.ordr: no such key" in result.stdout + result.stderr
+
+
+def test_slurm_profile_plans_the_whole_run(tmp_path):
+    profile = ROOT / "workflow" / "profiles" / "slurm"
+    result = snakemake(tmp_path, "--dry-run", "--workflow-profile", profile)
+    assert "train_model" in result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["decode", "fit_decoder", "invert", "train", "evaluate"])
+def test_killed_in_any_stage_it_ends_with_the_same_files(finished, tmp_path, rule):
+    """Kill the whole process group while the stage runs, then start again."""
+    command = ["snakemake", "--snakefile", ROOT / "Snakefile", "--directory", tmp_path, "--configfile", SMALL]
+    process = subprocess.Popen(
+        [str(part) for part in [*command, "--cores", "2"]],
+        cwd=ROOT,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    logs = tmp_path / "results" / "logs"
+    started = {"decode": "decode/*.log", "invert": "invert/*.log"}.get(rule, f"{rule}.log")
+    while not list(logs.glob(started)):
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(2.5)
+    subprocess.run(["kill", "-KILL", "--", f"-{process.pid}"], check=True)
+    assert process.wait() == -signal.SIGKILL
+    snakemake(tmp_path, "--unlock")
+    snakemake(tmp_path)
+    assert files(tmp_path) == files(finished)
+    shutil.rmtree(tmp_path / "results")
+
+

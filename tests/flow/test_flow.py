@@ -419,8 +419,9 @@ def test_other_refusals():
     for steps in (0, 1.5, True):
         with pytest.raises(VLFMError, match="steps"):
             exponential(h, z, path, [0.5], steps=steps)
-    with pytest.raises(ValueError, match="must be coefficients"):
-        exponential(h[..., :-1], z, path, [0.5])
+    for call in (exponential, render):
+        with pytest.raises(ValueError, match="must be coefficients"):
+            call(h[..., :-1], z, path, [0.5])
     with pytest.raises(VLFMError, match="unknown solver"):
         ode(lambda psi, t: psi, z, [0.5], 1.0, "heun3")
     with pytest.raises(VLFMError, match="step size"):
@@ -429,6 +430,15 @@ def test_other_refusals():
         ode(lambda psi, t: psi, z, [0.5, 0.5], 1.0)
     with pytest.raises(VLFMError, match="one list of times"):
         ode(lambda psi, t: psi, z, torch.full((3, 1), 0.5), 1.0)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("kind", ["exact", "paper"])
+def test_a_prediction_that_is_not_finite_is_an_error(kind, steps):
+    path, h, z = setting(kind)
+    h[1, 0, 0, 2] = math.nan
+    with pytest.raises(VLFMError, match=r"batch index 1\b.*network"):
+        render(lambda psi, t: h, z, path, [0.5, 1.0], steps)
 
 
 @pytest.mark.parametrize("method", ["euler", "midpoint", "dopri5"])

@@ -17,6 +17,9 @@ METHODS = (*legs.METHODS, "lstsq")
 AMPLIFICATION_WARNED = 10.0
 
 
+LATENTS_REMEDY = "their latents hold NaN or infinite values, or overflow; drop or invert those clips again"
+
+
 class ProjectionWarning(UserWarning):
     """The projection is exact enough at the frames but amplifies noise between them."""
 
@@ -182,7 +185,7 @@ def reconstruct(coefficients: Tensor, basis_values: Tensor) -> Tensor:
     return values.reshape(clips, g.shape[1], *shape) if many else values.reshape(clips, *shape)
 
 
-def check_finite(values: Tensor, what: str) -> None:
+def check_finite(values: Tensor, what: str, remedy: str = LATENTS_REMEDY) -> None:
     """`VLFMError` naming the clips (first axis) of `values` that hold a NaN or an infinity. Synchronises."""
     # A sum is one pass with nothing allocated; only an overflow can make it infinite without cause.
     if torch.isfinite(values.sum()):
@@ -190,10 +193,7 @@ def check_finite(values: Tensor, what: str) -> None:
     bad = (~torch.isfinite(values.flatten(1))).any(1).nonzero().flatten().tolist()
     if bad:
         shown = ", ".join(map(str, bad[:8])) + (" …" if len(bad) > 8 else "")
-        raise VLFMError(
-            f"{what} {len(bad)} of {len(values)} clips are not finite (batch index {shown}): "
-            "their latents hold NaN or infinite values, or overflow; drop or invert those clips again"
-        )
+        raise VLFMError(f"{what} {len(bad)} of {len(values)} clips are not finite (batch index {shown}): {remedy}")
 
 
 def _least_squares(times: Tensor, order: int, duration: float, ridge: float) -> Tensor:

@@ -9,8 +9,10 @@ from torch import Tensor
 from vlfm.errors import VLFMError
 from vlfm.flow import readout as readouts
 from vlfm.flow.path import VideoLatentPath, over_times, per_time
+from vlfm.flow.projection import check_finite
 
 Predict = Callable[[Tensor, Tensor], Tensor]
+PREDICTION_REMEDY = "the prediction or the noise holds NaN or infinite values; check the network and its precision"
 ODE_METHODS = ("euler", "midpoint", "dopri5")
 
 
@@ -43,12 +45,7 @@ def exponential(
     psi, start = z, z.new_full((len(z),), nodes[0], dtype=times.dtype)
     result = None
     for index, node in enumerate(nodes):
-        coefficients = predict if isinstance(predict, Tensor) else predict(psi, for_network(start, z))
-        if coefficients.shape != (*z.shape, path.basis.order):
-            raise ValueError(
-                f"the prediction must be coefficients (B, *shape, s), {(*z.shape, path.basis.order)}; "
-                f"it is {tuple(coefficients.shape)}"
-            )
+        coefficients = _predicted(predict, psi, start, path)
         last = index == len(nodes) - 1
         if result is None:
             result = exponential_step(coefficients, psi, start, times, path)
@@ -139,7 +136,7 @@ def render(
 
     predict, z, times, steps as in `exponential`. With one evaluation the readout `mean` is Ĥ g(t) exactly,
     and is computed as that. Raises `VLFMError` for times outside [0, T] (`vlfm.flow.tails` goes beyond), and
-    for t = 0 with the readout `mean`, where m = 0.
+    for t = 0 with the readout `mean`, where m = 0, and where the result is not finite.
     """
     if readout not in readouts.READOUTS:
         raise VLFMError(f"unknown readout {readout!r}; there are {', '.join(readouts.READOUTS)}")
@@ -148,10 +145,13 @@ def render(
         readouts.check_scale(path.schedule.mean_scale(times)[0])
         if steps == 1 and path.schedule.starts_at_noise:
             start = torch.zeros(len(z), dtype=times.dtype, device=z.device)
-            coefficients = predict if isinstance(predict, Tensor) else predict(z, for_network(start, z))
-            return path.mean(coefficients, times)[0]
+            latents = path.mean(_predicted(predict, z, start, path), times)[0]
+            check_finite(latents, "the rendered latents of", PREDICTION_REMEDY)
+            return latents
     psi = exponential(predict, z, path, times, steps)
-    return getattr(readouts, readout)(psi, z, times, path.schedule)
+    latents = getattr(readouts, readout)(psi, z, times, path.schedule)
+    check_finite(latents, "the rendered latents of", PREDICTION_REMEDY)
+    return latents
 
 
 def check_query_times(times: Tensor | Sequence[float], duration: float, like: Tensor) -> Tensor:
@@ -172,6 +172,16 @@ def check_query_times(times: Tensor | Sequence[float], duration: float, like: Te
             f"{float(times.max()):g} s. Beyond the end of a clip choose a tail (vlfm.flow.tails)"
         )
     return times
+
+
+def _predicted(predict: Predict | Tensor, psi: Tensor, t: Tensor, path: VideoLatentPath) -> Tensor:
+    coefficients = predict if isinstance(predict, Tensor) else predict(psi, for_network(t, psi))
+    expected = (*psi.shape, path.basis.order)
+    if coefficients.shape != expected:
+        raise ValueError(
+            f"the prediction must be coefficients (B, *shape, s), {expected}; it is {tuple(coefficients.shape)}"
+        )
+    return coefficients
 
 
 def for_network(t: Tensor, z: Tensor) -> Tensor:

@@ -2,6 +2,19 @@
 
 The Legendre basis grows without bound outside [0, T] (D7): rendering 8 s from a clip of 2 s evaluates P_n(7),
 times √(2n+1) that is 3e4 for n = 4, 1e9 for n = 8 and 1.6e18 for n = 16.
+
+Measured on 21 clips without cuts of three real videos (96×96, 6×6 patches, 16 components, unit variance; 12
+frames seen, mean squared error 1, 3 and 6 frames later; hybrid path of order 4):
+
+| tail | +1 | +3 | +6 |
+| --- | --- | --- | --- |
+| hold | 0.043 | 0.133 | 0.207 |
+| linear, δ = T/32, T/16, T/4 | 0.051, 0.061, 0.084 | 0.141, 0.163, 0.330 | 0.216, 0.240, 0.581 |
+| refit of order 2 over T, T/4 | 0.048, 0.057 | 0.175, 0.273 | 0.362, 0.774 |
+| polynomial (order 4; 6) | 0.098; 0.458 | 1.15; 25.6 | 9.8; 967 |
+
+At fixed positions nothing beats the last frame: motion moves through a position and does not go on there.
+Hence the short δ and the long window.
 """
 
 import math
@@ -40,8 +53,8 @@ class ExtendedPath:
     - `refit`: least squares of `refit_order` on the path at `refit_frames` times evenly spaced over the last
       `window` seconds, shifted to meet the path at T.
 
-    max_growth: how much the basis may exceed its size at T. damping: δ, seconds, default T/4.
-    window: seconds in (0, T], default T/2. refit_order: default 2, a straight line, whose growth is linear in
+    max_growth: how much the basis may exceed its size at T. damping: δ, seconds, default T/16.
+    window: seconds in (0, T], default T. refit_order: default 2, a straight line, whose growth is linear in
     time.
     """
 
@@ -80,11 +93,11 @@ class ExtendedPath:
 
     @property
     def _damping(self) -> float:
-        return self.duration / 4 if self.damping is None else self.damping
+        return self.duration / 16 if self.damping is None else self.damping
 
     @property
     def _window(self) -> float:
-        return self.duration / 2 if self.window is None else self.window
+        return self.duration if self.window is None else self.window
 
     def _joined(self, t: Tensor, inside, which: int) -> Tensor:
         t = torch.as_tensor(t)

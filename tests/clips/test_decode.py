@@ -1,6 +1,5 @@
 """Frames, times and files that decoding gives, on real clips."""
 
-import hashlib
 import json
 import tarfile
 
@@ -92,13 +91,6 @@ def test_frames_are_the_centre_of_the_source(demo, video):
     assert seen > 100
 
 
-def test_decoding_again_gives_the_same_bytes(demo, settings, tmp_path):
-    again = tmp_path / "00000.tar"
-    decode_shard(settings(), demo / "manifest.parquet", 0, again, tmp_path / "l.parquet", tmp_path / "sources")
-    digests = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (again, demo / "decord" / "00000.tar")}
-    assert len(digests) == 1
-
-
 def test_members_of_a_shard(demo):
     path = demo / "decord" / "00000.tar"
     with tarfile.open(path) as tar:
@@ -115,7 +107,7 @@ def test_members_of_a_shard(demo):
     [
         pytest.param("plain.mkv", ["-c", "copy"], "decord", marks=pytest.mark.slow),
         ("film.mkv", ["-vf", "fps=24000/1001"], "decord"),
-        ("exact24.mkv", ["-vf", "fps=24"], "decord"),
+        pytest.param("exact24.mkv", ["-vf", "fps=24"], "decord", marks=pytest.mark.slow),
         pytest.param("fps60.mp4", ["-vf", "fps=60"], "decord", marks=pytest.mark.slow),
         ("offset.mp4", ["-c", "copy", "-output_ts_offset", "3.7"], "decord"),
         pytest.param("gray.mp4", ["-vf", "format=gray"], "decord", marks=pytest.mark.slow),
@@ -125,7 +117,7 @@ def test_members_of_a_shard(demo):
         ),
         ("bt709.mp4", ["-vf", "scale=out_color_matrix=bt709,format=yuv420p", "-colorspace", "bt709"], "decord"),
         ("ten.mp4", ["-vf", "format=yuv420p10le"], "ffmpeg"),
-        ("stream.ts", ["-c", "copy"], "ffmpeg"),
+        pytest.param("stream.ts", ["-c", "copy"], "ffmpeg", marks=pytest.mark.slow),
         ("program.mpg", ["-c:v", "mpeg2video", "-q:v", "3"], "ffmpeg"),
         pytest.param("old.avi", ["-c:v", "mpeg4", "-q:v", "3"], "ffmpeg", marks=pytest.mark.slow),
         pytest.param(

@@ -106,10 +106,15 @@ def test_the_plan_is_frozen(index, tmp_path):
     again, _, same = index(rows(windows[7], windows[6], windows[0], *windows[2:4]), shard_size=2)
     assert again != [] and same == now
     assert [c.shard for c in again] == sorted(c.shard for c in again)
+    # The last shard empties, and its number is not given again either.
+    fewer, _, left = index(rows(windows[0]), shard_size=2)
+    assert [c.shard for c in fewer] == [0] and list(left) == ["00000"]
+    more, _, _ = index(rows(windows[0], windows[6]), shard_size=2)
+    assert {c.start: c.shard for c in more} == {0: 0, 6: 4}
     # With nothing but the manifest, it holds for what the manifest knows.
     (tmp_path / "results" / "plan.json").unlink()
     last, _, _ = index(rows(windows[5], windows[6]), shard_size=2)
-    assert {c.start: c.shard for c in last} == {6: 3, 5: 4}
+    assert {c.start: c.shard for c in last} == {6: 4, 5: 5}
 
 
 def test_the_same_csv_gives_the_same_files(index, tmp_path):

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from vlfm.artifacts import atomic_path
-from vlfm.clips.media import DecordFrames, FFmpegFrames, Media, Suspicious, damage, die_with_parent
+from vlfm.clips.media import DecordFrames, FFmpegFrames, Media, Suspicious, damage, die_with_parent, said
 from vlfm.clips.windows import choose_frames, nearest, slack
 from vlfm.errors import BadClip
 
@@ -71,7 +71,7 @@ class _Errors:
         with contextlib.suppress(BlockingIOError):
             while data := os.read(self._read, 65536):
                 self._seen = (self._seen + data.decode(errors="replace"))[:1000]
-        return self._seen.strip().splitlines()[0][:200] if self._seen.strip() else None
+        return said(self._seen.strip().splitlines()[0]) if self._seen.strip() else None
 
 
 # ----------------------------------------------------------------------------------------- decoding

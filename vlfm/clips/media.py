@@ -106,13 +106,13 @@ def probe(file: Path | str, timeout: float) -> Media:
         if kind and "Stream #0:" not in header:
             raise BadClip(f"{file} holds no video (an empty {kind[1].split(',')[0]} file); give a video file")
         trouble = [line for line in text.splitlines() if re.search("[Ee]rror|[Ii]nvalid|not found", line)]
-        reason = _said((trouble or [text.strip()])[0])
+        reason = said((trouble or [text.strip()])[0])
         raise BadClip(f"{file} is not a video that ffmpeg can open ({reason}); replace the file")
     frame = re.search(r"n:\s*0 pts:\s*(-?\d+|NOPTS) .* sar:(\d+)/(\d+) s:(\d+)x(\d+)", text)
     base = re.search(r"config in time_base: (\d+)/(\d+)", text)
     if frame is None or base is None:
         trouble = next((line for line in text.splitlines() if DAMAGE.search(line)), "no frame came out")
-        raise BadClip(f"{file}: not one frame can be decoded ({_said(trouble)}); replace the file")
+        raise BadClip(f"{file}: not one frame can be decoded ({said(trouble)}); replace the file")
     if frame[1] == "NOPTS":
         raise BadClip(f"{file} has no timestamps; put it in a container that has them (ffmpeg -i … out.mp4)")
     zero = int(frame[1]) * int(base[1]) / int(base[2])
@@ -207,7 +207,7 @@ class FFmpegFrames:
             elif match := re.search(r"showinfo.* config in time_base: (\d+)/(\d+)", text):
                 base = (int(match[1]), int(match[2]))
             elif DAMAGE.search(text) and len(self.damaged) < 100:
-                self.damaged.append(_said(text))
+                self.damaged.append(said(text))
         shown.put(None)
 
 
@@ -228,7 +228,7 @@ def damage(file: Path | str, media: Media, start: float, duration: float) -> str
     )
     done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL)
     lines = done.stderr.decode(errors="replace").splitlines()
-    return next((_said(line) for line in lines if DAMAGE.search(line)), None)
+    return next((said(line) for line in lines if DAMAGE.search(line)), None)
 
 
 class DecordFrames:
@@ -269,9 +269,9 @@ class DecordFrames:
 
 
 def _first_line(error: BaseException) -> str:
-    return _said((str(error).splitlines() or [type(error).__name__])[0])
+    return said((str(error).splitlines() or [type(error).__name__])[0])
 
 
-def _said(line: str) -> str:
+def said(line: str) -> str:
     """A decoder's message without the address in memory of who says it."""
     return re.sub(r"\[(\S+) @ 0x\w+\]", r"\1:", line.strip())[:200]

@@ -9,8 +9,9 @@ compared as well as the times; repeats are interleaved and medians reported. Two
   `c = A_k c + u_k` step by step by a batched product on (1, s, signals) views, every state kept and stacked.
 - `lean`: the kindest reading of it: `c = F.linear(c, A_k) + B_k f_k`, only the last state kept.
 
-Both run in groups of clips sized for memory, which is charged to neither. Machine rates (GEMM, copy) are
-the best seen in the same process, so that the shares are of what the machine can do. The default method of the project is `lstsq`: other weights, the same product, the same time.
+Both run in groups of clips sized for memory, which is charged to neither. Machine rates (GEMM, copy) are the best
+seen in the same process, so that the shares are of what the machine can do. The default method of the project is
+`lstsq`: other weights, the same product, the same time.
 """
 
 import argparse

@@ -32,6 +32,7 @@ def write_shards(folder, config, clips=7, shards=2, channels=8, positions=8, fin
             {
                 "clips": len(part),
                 "mean_square": np.mean([np.square(c.coefficients).mean((0, 1, 2)) for c in part], 0).tolist(),
+                "caption_mean_square": float(np.mean([np.square(c.tokens[c.mask]).mean() for c in part])),
                 "shape": [channels, positions, positions],
                 "caption_channels": 6,
                 "fingerprint": fingerprint,

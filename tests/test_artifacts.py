@@ -30,7 +30,7 @@ def test_fingerprint_ignores_order_and_sees_values(settings):
 
 def test_a_fingerprint_that_does_not_fit_is_refused(tmp_path):
     artifacts.check_fingerprint("a", "a", tmp_path, "")
-    with pytest.raises(FingerprintMismatch, match="other settings.*Remove it"):
+    with pytest.raises(FingerprintMismatch, match=r"other settings.*Remove it"):
         artifacts.check_fingerprint("a", "b", tmp_path, "Remove it.")
 
 

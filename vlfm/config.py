@@ -76,11 +76,12 @@ class Text(Section):
 
 class Flow(Section):
     order: Count
-    projection: Literal["lstsq"]
+    projection: Literal["lstsq", "euler", "backward", "bilinear", "zoh"]
     ridge: Annotated[float, Field(ge=0)]
-    schedule: Literal["exact"]
+    schedule: Literal["exact", "paper"]
     sigma_min: Annotated[float, Field(gt=0, lt=1)]
     renoise: Share
+    alpha: Positive
 
 
 class Model(Section):
@@ -89,6 +90,7 @@ class Model(Section):
     layers: Count
     heads: Count
     head_dim: Count
+    gate: Share
 
 
 class Training(Section):
@@ -98,6 +100,7 @@ class Training(Section):
     learning_rate: Positive
     warmup: Annotated[int, Field(ge=0)]
     clip: Positive
+    precision: Literal["auto", "float32", "bfloat16"]
     pure_noise: Share
     lead_in: Share
     checkpoint_every: Count

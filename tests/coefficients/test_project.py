@@ -48,6 +48,7 @@ def test_moments_are_the_mean_squares(projected):
     about = json.loads(moments.read_text())
     expected = np.mean([np.square(coefficients).mean((0, 1, 2)) for _, coefficients in clips], axis=0)
     assert np.allclose(about["mean_square"], expected, rtol=1e-3)
+    assert about["caption_mean_square"] == 1.0
     assert about["clips"] == 2 and about["shape"] == [3, 4, 4]
     assert [row.status for row in read_ledger(ledger)] == ["ok", "ok"]
 
@@ -82,5 +83,5 @@ def test_an_array_of_objects_is_refused(tmp_path):
 def test_a_cut_off_shard_is_told(projected):
     _, shard, *_ = projected
     shard.write_bytes(shard.read_bytes()[:3000])
-    with pytest.raises(VLFMError, match="damaged|incomplete"):
+    with pytest.raises(VLFMError, match=r"damaged|incomplete"):
         list(read_shard(shard))

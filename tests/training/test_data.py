@@ -55,7 +55,7 @@ def test_shards_of_another_projection_are_refused(tmp_path, small_config):
     _, _, files = write_shards(tmp_path, small_config)
     about = json.loads(files[1].read_text())
     files[1].write_text(json.dumps({**about, "fingerprint": "beef"}))
-    with pytest.raises(VLFMError, match="00001.json.*00000.json.*fingerprint"):
+    with pytest.raises(VLFMError, match=r"00001\.json.*00000\.json.*fingerprint"):
         read_moments(files)
 
 

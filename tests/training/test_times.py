@@ -26,7 +26,6 @@ def test_shares_are_met_and_times_stay_inside(count, noise, share, duration, see
 
 def test_kinds_are_spread_over_the_batch():
     firsts = [
-        sample_times(4, 1.0, 0.1, 0.5, 0.25, torch.Generator().manual_seed(seed))[0].item() == 0
-        for seed in range(200)
+        sample_times(4, 1.0, 0.1, 0.5, 0.25, torch.Generator().manual_seed(seed))[0].item() == 0 for seed in range(200)
     ]
     assert 60 < sum(firsts) < 140

@@ -13,8 +13,8 @@ from vlfm import config as configs
 from vlfm.artifacts import read_json
 from vlfm.checkpoints import load_state, save_state
 from vlfm.errors import VLFMError
-from vlfm.training.trainer import Trainer, flow_path, new_model, newest_checkpoint, train
 from vlfm.training.data import Batch, read_moments
+from vlfm.training.trainer import Trainer, flow_path, new_model, newest_checkpoint, train
 
 CPU = torch.device("cpu")
 
@@ -36,9 +36,9 @@ def data(tmp_path, small_config):
 
 
 def test_learns_and_writes_what_it_should(tmp_path, data):
-    config = make_config(**SMALL, **{})
+    config = make_config(**SMALL)
     config = config.model_copy(
-        update={"training": config.training.model_copy(update={"steps": 80, "learning_rate": 3e-3})}
+        update={"training": config.training.model_copy(update={"steps": 120, "learning_rate": 3e-3})}
     )
     run(tmp_path, config, data)
     with (tmp_path / "model" / "metrics.csv").open() as file:

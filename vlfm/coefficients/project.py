@@ -1,6 +1,7 @@
 """The projection stage: latents of one shard → Legendre coefficients H of each clip."""
 
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,25 +26,23 @@ def project_shard(config: configs.Config, latents: Path, output: Path, moments: 
     """
     store = LatentStore(latents)
     squares = np.zeros(config.flow.order)
+    caption_squares = 0.0
+    warned: list[str] = []
     rows: list[LedgerRow] = []
 
     def clips() -> Iterator[ClipCoefficients]:
-        nonlocal squares
+        nonlocal squares, caption_squares
         weights: dict[bytes, torch.Tensor] = {}
         bar = progress(store, total=len(store), what=f"project {latents.stem}")
         for clip in bar:
             start = time.perf_counter()
             key = clip.times.tobytes()
             if key not in weights:
-                weights[key] = projection_matrix(
-                    torch.from_numpy(clip.times),
-                    config.flow.order,
-                    config.clips.duration,
-                    config.flow.projection,
-                    config.flow.ridge,
-                )
+                weights[key], told = _weights(config, clip.times)
+                warned.extend(told)
             coefficients = project(torch.from_numpy(clip.latents)[None], weights[key])[0].contiguous().numpy()
             squares = squares + np.square(coefficients, dtype=np.float64).mean((0, 1, 2))
+            caption_squares += float(np.square(clip.tokens[clip.mask], dtype=np.float64).mean())
             rows.append(
                 LedgerRow(
                     clip_id=clip.clip_id,
@@ -53,19 +52,34 @@ def project_shard(config: configs.Config, latents: Path, output: Path, moments: 
                     bytes=coefficients.nbytes,
                 )
             )
-            yield ClipCoefficients(
-                clip.clip_id, coefficients, clip.tokens, clip.mask, clip.caption, clip.times
-            )
+            yield ClipCoefficients(clip.clip_id, coefficients, clip.tokens, clip.mask, clip.caption, clip.times)
 
     count = write_shard(output, clips())
+    if warned:
+        print(f"warning: {warned[0]}")
     write_ledger(ledger, rows)
     write_json(
         moments,
         {
             "clips": count,
             "mean_square": (squares / count).tolist(),
+            "caption_mean_square": caption_squares / count,
             "shape": list(store[store.clip_ids[0]].latents.shape[1:]),
             "caption_channels": int(store[store.clip_ids[0]].tokens.shape[-1]),
             "fingerprint": fingerprint({"latents": store.fingerprint, **configs.settings(config, "flow")}),
         },
     )
+
+
+def _weights(config: configs.Config, times: np.ndarray) -> tuple[torch.Tensor, list[str]]:
+    """The weights of these frame times, and what the projection warned of: told once a shard, not once a clip."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        weights = projection_matrix(
+            torch.from_numpy(times),
+            config.flow.order,
+            config.clips.duration,
+            config.flow.projection,
+            config.flow.ridge,
+        )
+    return weights, [str(warning.message) for warning in caught]

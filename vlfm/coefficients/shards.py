@@ -63,9 +63,7 @@ def decode(sample: dict[str, bytes], where: str) -> ClipCoefficients:
             times=np.array(about["times"]),
         )
     except (KeyError, ValueError) as error:
-        raise VLFMError(
-            f"{where}: clip {key} is incomplete ({error}); remove the shard, run its rule again"
-        ) from error
+        raise VLFMError(f"{where}: clip {key} is incomplete ({error}); remove the shard, run its rule again") from error
 
 
 def write_shard(path: Path | str, clips: Iterator[ClipCoefficients]) -> int:

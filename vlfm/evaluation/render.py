@@ -9,7 +9,7 @@ from vlfm.artifacts import read_json
 from vlfm.errors import VLFMError
 from vlfm.flow.legendre import LegendreBasis
 from vlfm.flow.path import VideoLatentPath
-from vlfm.flow.schedules import SCHEDULES
+from vlfm.flow.schedules import make_schedule
 from vlfm.flow.solvers import render
 from vlfm.model.transformer import VLFMTransformer
 
@@ -29,8 +29,13 @@ class FlowModel:
         self.transformer.to(device).eval().requires_grad_(False)
         self.path = VideoLatentPath(
             LegendreBasis(flow["order"], flow["duration"]),
-            SCHEDULES[flow["schedule"]](
-                flow["num_frames"], flow["duration"], flow["sigma_min"], renoise=flow["renoise"]
+            make_schedule(
+                flow["schedule"],
+                flow["num_frames"],
+                flow["duration"],
+                flow["sigma_min"],
+                flow["renoise"],
+                flow["alpha"],
             ),
         )
         self.device = device

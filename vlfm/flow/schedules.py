@@ -126,3 +126,17 @@ class PaperSchedule(Schedule):
 
 
 SCHEDULES = {"exact": ExactSchedule, "paper": PaperSchedule}
+
+
+def make_schedule(
+    name: str, num_frames: int, duration: float, sigma_min: float, renoise: float = 0.0, alpha: float = 10.0
+) -> Schedule:
+    """The schedule of that name; `renoise` is used by `exact` alone, `alpha` by `paper` alone.
+
+    Raises `VLFMError` for an unknown name and for numbers out of range.
+    """
+    if name == "exact":
+        return ExactSchedule(num_frames, duration, sigma_min, renoise)
+    if name == "paper":
+        return PaperSchedule(num_frames, duration, sigma_min, alpha)
+    raise VLFMError(f"unknown schedule {name!r}; there are {', '.join(SCHEDULES)}")

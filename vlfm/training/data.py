@@ -23,6 +23,7 @@ class Moments:
     Attributes:
         clips: how many there are.
         mean_square: (s,) float64, E[H_n²] over all clips and positions.
+        caption_mean_square: E[e²] over the entries of all captions' token embeddings.
         shape: (C, h, w) of a latent.
         caption_channels: width of a caption's token embedding.
         fingerprint: of the projection that made them, the same in every shard.
@@ -30,6 +31,7 @@ class Moments:
 
     clips: int
     mean_square: torch.Tensor
+    caption_mean_square: float
     shape: tuple[int, int, int]
     caption_channels: int
     fingerprint: str
@@ -53,10 +55,14 @@ def read_moments(paths: list[Path]) -> Moments:
                     f"{reference[key]}); remove the older and run `snakemake` again"
                 )
     clips = sum(part["clips"] for part in parts.values())
-    mean_square = sum(part["clips"] * np.array(part["mean_square"]) for part in parts.values()) / clips
+
+    def mean(key: str):
+        return sum(part["clips"] * np.array(part[key]) for part in parts.values()) / clips
+
     return Moments(
         clips,
-        torch.from_numpy(mean_square),
+        torch.from_numpy(mean("mean_square")),
+        float(mean("caption_mean_square")),
         tuple(reference["shape"]),
         reference["caption_channels"],
         reference["fingerprint"],

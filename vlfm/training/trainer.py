@@ -16,7 +16,7 @@ from vlfm.errors import VLFMError
 from vlfm.flow.legendre import LegendreBasis
 from vlfm.flow.losses import parseval
 from vlfm.flow.path import VideoLatentPath
-from vlfm.flow.schedules import SCHEDULES
+from vlfm.flow.schedules import make_schedule
 from vlfm.model.transformer import VLFMTransformer
 from vlfm.training.data import Batch, Moments, batches, read_moments
 from vlfm.training.times import sample_times
@@ -29,7 +29,7 @@ def flow_path(config: configs.Config) -> VideoLatentPath:
     clips, flow = config.clips, config.flow
     return VideoLatentPath(
         LegendreBasis(flow.order, clips.duration),
-        SCHEDULES[flow.schedule](clips.num_frames, clips.duration, flow.sigma_min, renoise=flow.renoise),
+        make_schedule(flow.schedule, clips.num_frames, clips.duration, flow.sigma_min, flow.renoise, flow.alpha),
     )
 
 
@@ -48,8 +48,9 @@ def new_model(config: configs.Config, moments: Moments) -> VLFMTransformer:
         heads=config.model.heads,
         head_dim=config.model.head_dim,
         caption_channels=moments.caption_channels,
+        gate=config.model.gate,
     )
-    model.set_scales(moments.mean_square)
+    model.set_scales(moments.mean_square, moments.caption_mean_square)
     return model
 
 
@@ -63,6 +64,17 @@ def new_optimizer(config: configs.Config, model: VLFMTransformer) -> torch.optim
 def warmup_cosine(steps: int, warmup: int) -> Callable[[int], float]:
     """Factor of the learning rate at a step: linear up over `warmup`, cosine down to 0 at `steps`."""
     return lambda step: min(1.0, (step + 1) / max(1, warmup)) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """What matrix products run in; weights, optimizer, path and loss stay in float32."""
+    if precision != "auto":
+        return getattr(torch, precision)
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported()
+    else:
+        fast = torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast else torch.float32
 
 
 @dataclass
@@ -83,6 +95,7 @@ class Trainer:
     def __post_init__(self):
         settings = self.config.training
         self.model.to(self.device).train()
+        self.dtype = autocast_dtype(settings.precision, self.device)
         self.optimizer = new_optimizer(self.config, self.model)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, warmup_cosine(settings.steps, settings.warmup)
@@ -103,7 +116,9 @@ class Trainer:
             generator,
         ).to(self.device)
         psi = self.path.sample(coefficients, noise, times).psi
-        loss = parseval(self.model(psi, times, batch.tokens, batch.mask), coefficients)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            prediction = self.model(psi, times, batch.tokens, batch.mask)
+        loss = parseval(prediction, coefficients)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
@@ -172,9 +187,7 @@ def train(
         trainer.load(load_state(newest))
         print(f"going on from step {trainer.step}")
     settings = config.training
-    source = batches(
-        shards, moments.clips, settings.batch_size, config.seed, trainer.step * settings.batch_size
-    )
+    source = batches(shards, moments.clips, settings.batch_size, config.seed, trainer.step * settings.batch_size)
     log = MetricsLog(metrics, trainer.step)
     bar = progress(total=settings.steps, what="train", unit="step")
     bar.update(trainer.step)
@@ -185,9 +198,7 @@ def train(
         bar.update(1)
         if trainer.step % LOG_EVERY == 0 or trainer.step == settings.steps:
             rate = (trainer.step - started) * settings.batch_size / watch.seconds
-            log.write(
-                trainer.step, trainer.step * settings.batch_size, loss, trainer.schedule.get_last_lr()[0]
-            )
+            log.write(trainer.step, trainer.step * settings.batch_size, loss, trainer.schedule.get_last_lr()[0])
             bar.set_postfix(loss=f"{loss:.4f}", samples_per_second=f"{rate:.0f}")
         if trainer.step % settings.checkpoint_every == 0 and trainer.step < settings.steps:
             save_state(folder / f"step-{trainer.step:08d}.safetensors", trainer.state())
@@ -202,9 +213,7 @@ def train(
             **configs.settings(config, "flow")["flow"],
         },
     )
-    write_json(
-        output / "training.json", {"fingerprint": identity, "steps": trainer.step, "clips": moments.clips}
-    )
+    write_json(output / "training.json", {"fingerprint": identity, "steps": trainer.step, "clips": moments.clips})
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -1,4 +1,7 @@
 # Dataset index → manifest and shard plan → decoded clips.
+#
+# A ledger is a log here: Snakemake removes the outputs of a failed job, and a shard that failed is just the one
+# whose ledger somebody wants to read.
 
 
 checkpoint index:
@@ -8,9 +11,9 @@ checkpoint index:
     output:
         manifest=update("results/clips/manifest.parquet"),
         plan=update("results/clips/shards.json"),
-        ledger="results/clips/index.ledger.parquet",
     log:
-        "results/logs/index.log",
+        text="results/logs/index.log",
+        ledger="results/clips/index.ledger.parquet",
     benchmark:
         "results/benchmarks/index.tsv"
     params:
@@ -23,7 +26,7 @@ checkpoint index:
         "../../envs/vlfm.yaml"
     shell:
         "vlfm index --config {input.config:q} --manifest {output.manifest:q} --plan {output.plan:q}"
-        " --ledger {output.ledger:q} --log {log:q}"
+        " --ledger {log.ledger:q} --log {log.text:q}"
 
 
 rule decode:
@@ -32,9 +35,9 @@ rule decode:
         manifest=ancient("results/clips/manifest.parquet"),
     output:
         clips="results/clips/{shard}.tar",
-        ledger="results/clips/{shard}.ledger.parquet",
     log:
-        "results/logs/decode/{shard}.log",
+        text="results/logs/decode/{shard}.log",
+        ledger="results/clips/{shard}.ledger.parquet",
     benchmark:
         "results/benchmarks/decode/{shard}.tsv"
     params:
@@ -48,4 +51,4 @@ rule decode:
         "../../envs/vlfm.yaml"
     shell:
         "vlfm decode --config {input.config:q} --manifest {input.manifest:q} --shard {wildcards.shard:q}"
-        " --output {output.clips:q} --ledger {output.ledger:q} --log {log:q}"
+        " --output {output.clips:q} --ledger {log.ledger:q} --log {log.text:q}"

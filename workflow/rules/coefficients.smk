@@ -8,9 +8,9 @@ rule project:
     output:
         coefficients="results/coefficients/{shard}.tar",
         moments="results/coefficients/{shard}.json",
-        ledger="results/coefficients/{shard}.ledger.parquet",
     log:
-        "results/logs/project/{shard}.log",
+        text="results/logs/project/{shard}.log",
+        ledger="results/coefficients/{shard}.ledger.parquet",
     benchmark:
         "results/benchmarks/project/{shard}.tsv"
     params:
@@ -23,4 +23,4 @@ rule project:
         "../../envs/vlfm.yaml"
     shell:
         "vlfm project --config {input.config:q} --latents {input.latents:q} --output {output.coefficients:q}"
-        " --moments {output.moments:q} --ledger {output.ledger:q} --threads {threads} --log {log:q}"
+        " --moments {output.moments:q} --ledger {log.ledger:q} --threads {threads} --log {log.text:q}"

@@ -32,9 +32,9 @@ rule invert:
         decoder="results/decoder/decoder.json",
     output:
         latents=directory("results/latents/{shard}.zarr"),
-        ledger="results/latents/{shard}.ledger.parquet",
     log:
-        "results/logs/invert/{shard}.log",
+        text="results/logs/invert/{shard}.log",
+        ledger="results/latents/{shard}.ledger.parquet",
     benchmark:
         "results/benchmarks/invert/{shard}.tsv"
     params:
@@ -48,4 +48,4 @@ rule invert:
         "../../envs/vlfm.yaml"
     shell:
         "vlfm invert --config {input.config:q} --clips {input.clips:q} --output {output.latents:q}"
-        " --ledger {output.ledger:q} --threads {threads} --log {log:q}"
+        " --ledger {log.ledger:q} --threads {threads} --log {log.text:q}"

@@ -1,0 +1,49 @@
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import SMALL, make_config
+from vlfm import config as configs
+from vlfm.artifacts import LedgerRow, write_ledger
+from vlfm.cli import main
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys, vlfm.cli; vlfm.cli._parser().format_help(); print([m for m in sys.modules if m in " + (
+        "('torch', 'diffusers', 'transformers', 'numpy', 'pyarrow', 'pydantic')])"
+    )
+    started = time.perf_counter()
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    assert time.perf_counter() - started < 5
+
+
+def test_errors_are_one_message_and_status_one(tmp_path, capsys):
+    log = tmp_path / "logs" / "train.log"
+    assert main(["train", "--config", str(tmp_path / "none.yaml"), "--log", str(log)]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("vlfm train: ") and "no configuration at" in message and "Traceback" not in message
+    assert log.read_text() == message
+
+
+def test_an_unforeseen_error_leaves_its_traceback_in_the_log(tmp_path, monkeypatch):
+    configs.save(make_config(**SMALL), tmp_path / "c.yaml")
+    monkeypatch.setattr(configs, "load", lambda path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["report", "--config", str(tmp_path / "c.yaml"), "--log", str(tmp_path / "l.log")])
+    assert "ZeroDivisionError" in (tmp_path / "l.log").read_text()
+
+
+def test_ledger_tells_bad_clips(tmp_path, capsys):
+    (tmp_path / "clips").mkdir()
+    rows = [
+        LedgerRow("aa", "decode", "ok", source="a.mp4", row=2, seconds=1.5, bytes=2_000_000),
+        LedgerRow("bb", "decode", "bad", "b.mp4 ends at 3 s", "b.mp4", 3),
+    ]
+    write_ledger(tmp_path / "clips" / "00000.ledger.parquet", rows)
+    assert main(["ledger", "--results", str(tmp_path), "--bad"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["decode", "1", "1", "1.5", "2.0"]
+    assert lines[2] == "decode row 3 bb b.mp4: b.mp4 ends at 3 s"
+    assert main(["ledger", "--results", str(tmp_path / "nowhere")]) == 1

@@ -76,10 +76,12 @@ def read_json(path: Path | str) -> Any:
     """Read a JSON file.
 
     Raises:
-        VLFMError: if the file is not JSON, naming it.
+        VLFMError: if there is no such file or it is not JSON, naming it.
     """
     try:
         return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise VLFMError(f"{path} is missing: the stage that writes it has not run here") from None
     except ValueError as error:
         raise VLFMError(f"{path} is not valid JSON ({error}); remove it and run the rule again") from error
 

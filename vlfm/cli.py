@@ -128,9 +128,10 @@ def _project(arguments):
 def _train(arguments):
     from vlfm.training.trainer import train
 
+    config = _config(arguments)
     names = _shards(arguments)
     train(
-        _config(arguments),
+        config,
         [arguments.coefficients / f"{name}.tar" for name in names],
         [arguments.coefficients / f"{name}.json" for name in names],
         arguments.output,

@@ -44,7 +44,7 @@ def test_learns_and_writes_what_it_should(tmp_path, data):
     with (tmp_path / "model" / "metrics.csv").open() as file:
         losses = [float(row["loss"]) for row in csv.DictReader(file)]
     assert losses[-1] < 0.6 * losses[0]
-    assert read_json(tmp_path / "model" / "training.json")["steps"] == 80
+    assert read_json(tmp_path / "model" / "training.json")["steps"] == 120
 
 
 def test_killed_and_resumed_equals_straight(tmp_path, small_config, data, monkeypatch):

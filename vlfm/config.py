@@ -94,7 +94,7 @@ class Model(Section):
 
 
 class Training(Section):
-    optimizer: Literal["grams"]
+    optimizer: Literal["grams", "adamw"]
     steps: Count
     batch_size: Count
     learning_rate: Positive

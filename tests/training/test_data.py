@@ -59,6 +59,15 @@ def test_shards_of_another_projection_are_refused(tmp_path, small_config):
         read_moments(files)
 
 
+def test_moments_of_another_version_are_refused(tmp_path, small_config):
+    _, _, files = write_shards(tmp_path, small_config)
+    about = json.loads(files[1].read_text())
+    del about["caption_mean_square"]
+    files[1].write_text(json.dumps(about))
+    with pytest.raises(VLFMError, match=r"00001\.json lacks caption_mean_square"):
+        read_moments(files)
+
+
 def test_a_missing_clip_is_noticed(tmp_path, small_config):
     _, tars, _ = write_shards(tmp_path, small_config)
     with pytest.raises(VLFMError, match="hold 7 clips, their moments say 8"):

@@ -14,6 +14,8 @@ from vlfm.coefficients.shards import ClipCoefficients, write_shard
 from vlfm.flow.projection import project, projection_matrix
 from vlfm.latents.store import LatentStore
 
+VERSION = 1  # of what this module writes; raise it when the same settings give other files
+
 
 def project_shard(config: configs.Config, latents: Path, output: Path, moments: Path, ledger: Path) -> None:
     """Project a shard of latents; every clip with the weights of its own frame times.
@@ -66,7 +68,13 @@ def project_shard(config: configs.Config, latents: Path, output: Path, moments: 
             "caption_mean_square": caption_squares / count,
             "shape": list(store[store.clip_ids[0]].latents.shape[1:]),
             "caption_channels": int(store[store.clip_ids[0]].tokens.shape[-1]),
-            "fingerprint": fingerprint({"latents": store.fingerprint, **configs.settings(config, "flow")}),
+            "fingerprint": fingerprint(
+                {
+                    "version": VERSION,
+                    "latents": store.fingerprint,
+                    **configs.settings(config, "flow.order", "flow.projection", "flow.ridge", "clips.duration"),
+                }
+            ),
         },
     )
 

@@ -23,7 +23,7 @@ from vlfm.clips.shards import DecodedClip, read_clips
 from vlfm.latents.decoder import VisualDecoder
 from vlfm.latents.embedded import EmbeddedDecoder
 from vlfm.latents.frames import psnr, to_tensor
-from vlfm.latents.store import ClipLatents, LatentStore, write_store
+from vlfm.latents.store import VERSION, ClipLatents, LatentStore, write_store
 from vlfm.latents.text import CaptionEncoder, minilm_folder
 
 
@@ -41,6 +41,7 @@ def latents_fingerprint(config: configs.Config, decoder_folder: Path) -> str:
     """What the latents of a clip depend on, beside the clip."""
     return fingerprint(
         {
+            "version": VERSION,
             **configs.settings(config, "inversion", "text", "clips.fps", "clips.duration", "clips.size"),
             "decoder": read_json(decoder_folder / "decoder.json")["fingerprint"],
         }

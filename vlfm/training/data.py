@@ -14,6 +14,7 @@ from vlfm.coefficients.shards import ClipCoefficients, decode
 from vlfm.errors import VLFMError
 
 SHUFFLE_BUFFER = 1000
+ALIKE = ("fingerprint", "shape", "caption_channels")  # the same in all shards that belong together
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,12 @@ def read_moments(paths: list[Path]) -> Moments:
     parts = {path: read_json(path) for path in paths}
     first, reference = next(iter(parts.items()))
     for path, part in parts.items():
-        for key in ("fingerprint", "shape", "caption_channels"):
+        if missing := {"clips", "mean_square", "caption_mean_square", *ALIKE} - part.keys():
+            raise VLFMError(
+                f"{path} lacks {', '.join(sorted(missing))}: another version wrote it; remove it and run "
+                "`snakemake` again"
+            )
+        for key in ALIKE:
             if part[key] != reference[key]:
                 raise VLFMError(
                     f"{path} and {first} do not belong together: their {key} differ ({part[key]} and "

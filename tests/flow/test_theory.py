@@ -13,7 +13,16 @@ from vlfm.flow.legendre import LegendreBasis
 from vlfm.flow.path import VideoLatentPath
 from vlfm.flow.projection import frame_times
 from vlfm.flow.schedules import ExactSchedule
-from vlfm.flow.theory import closed_form_loss, error_budget, frame_error, held_out_error, timescale_error
+from vlfm.flow.theory import (
+    closed_form_loss,
+    dilation_error,
+    error_budget,
+    frame_error,
+    held_out_error,
+    lipschitz_quotient,
+    steepest_step,
+    timescale_error,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::vlfm.flow.projection.ProjectionWarning")
 
@@ -95,3 +104,95 @@ def test_error_budget_bounds_the_total(predicted):
         assert (term > 0).all()
     everything = error_budget(latents, torch.ones(48, dtype=torch.bool), path, z)
     assert everything.interpolation.max() < 1e-12
+
+
+def uneven(frames):
+    """Times like a camera's: increasing, not evenly, the last before T = 1."""
+    steps = 1 + 0.3 * torch.rand(frames, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    return steps.cumsum(0) / steps.sum() * 0.97
+
+
+def test_true_times_are_used_where_given():
+    times = uneven(24)
+    cubic = torch.tensor(numpy_basis(times, 4, 1.0))[None]
+    path = VideoLatentPath(LegendreBasis(4, 1.0), ExactSchedule(24, 1.0))
+    z = torch.zeros(1, 4, dtype=torch.float64)
+    everything = torch.ones(24, dtype=torch.bool)
+    assert float(frame_error(cubic, 4, 1.0, times=times)) < 1e-12 < 1e-4 < float(frame_error(cubic, 4, 1.0))
+    assert float(held_out_error(cubic, 4, 1.0, times=times)) < 1e-12 < 1e-4 < float(held_out_error(cubic, 4, 1.0))
+    assert (
+        float(timescale_error(cubic, 4, 1.0, 2, times=times)) < 1e-12 < 1e-4 < float(timescale_error(cubic, 4, 1.0, 2))
+    )
+    budget = error_budget(cubic, everything, path, z, times=times)
+    assert budget.projection.max() < 1e-12
+    assert torch.equal(budget.times, times[times >= 1 / 24])
+    with pytest.raises(VLFMError, match="as many times"):
+        frame_error(cubic, 4, 1.0, times=times[:-1])
+    with pytest.raises(VLFMError, match="increase"):
+        frame_error(cubic, 4, 1.0, times=times.flip(0))
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_held_out_hybrid_of_low_order_is_the_straight_line(order):
+    clip, times = rough(13), frame_times(13, 1.0).numpy()
+    between = [2, 4, 6, 8, 10]
+    given = clip[0, 1::2].numpy()
+    lines = np.stack([np.interp(times[between], times[1::2], given[:, c]) for c in range(4)], -1)
+    expected = np.sqrt(np.mean((lines - clip[0, between].numpy()) ** 2))
+    assert float(held_out_error(clip, order, 1.0, kind="hybrid")) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("method", ["lstsq", "euler", "backward", "bilinear", "zoh"])
+@pytest.mark.parametrize("factor", [2, 3])
+def test_speed_does_not_change_the_coefficients(method, factor):
+    assert float(dilation_error(rough(24), 6, 1.0, factor, method, times=uneven(24))) < 1e-12
+
+
+def test_lipschitz_quotient_of_a_linear_map_lies_between_its_singular_values():
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(7, 6, generator=generator, dtype=torch.float64)
+    _, singular, vt = torch.linalg.svd(matrix, full_matrices=False)
+    points = torch.randn(6, 2, 3, generator=generator, dtype=torch.float64)
+
+    def decode(x):
+        return x.flatten(1) @ matrix.T + 1
+
+    along = lipschitz_quotient(decode, points, vt.reshape(6, 2, 3))
+    torch.testing.assert_close(along, singular)
+    torch.testing.assert_close(lipschitz_quotient(decode, points, vt.reshape(6, 2, 3), decode(points)), singular)
+    assert lipschitz_quotient(decode, points, torch.zeros_like(points)).isnan().all()
+
+
+def test_steepest_step_is_the_power_iteration():
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.float64))[0] for _ in range(2))
+    matrix = left @ torch.diag(torch.tensor([9.0, 3, 2, 1, 0.5, 0.1], dtype=torch.float64)) @ right.T
+    points, start = (torch.randn(4, 6, generator=generator, dtype=torch.float64) for _ in range(2))
+    found = [steepest_step(lambda x: x @ matrix.T, points, start, n)[1] for n in (0, 1, 3, 8)]
+    torch.testing.assert_close(found[0], lipschitz_quotient(lambda x: x @ matrix.T, points, start))
+    assert all((later >= sooner - 1e-12).all() for sooner, later in pairwise(found))
+    torch.testing.assert_close(found[-1], torch.full((4,), 9.0, dtype=torch.float64), rtol=1e-9, atol=0)
+    step, quotient = steepest_step(lambda x: x @ matrix.T, points, start, 8)
+    torch.testing.assert_close(step.norm(dim=1), start.norm(dim=1))
+    torch.testing.assert_close(lipschitz_quotient(lambda x: x @ matrix.T, points, step), quotient)
+
+
+def test_steepest_step_stays_put_on_a_flat_decoder_and_belongs_to_actual_points():
+    flat, quotient = steepest_step(lambda x: (x * 0).sum(1, keepdim=True), torch.ones(2, 3), torch.ones(2, 3), 3)
+    assert quotient.tolist() == [0, 0] and torch.isfinite(flat).all()
+    # sin has slope 1 at 0 only in the limit: a finite step's quotient must stay below.
+    step, quotient = steepest_step(torch.sin, torch.zeros(1, 2), torch.tensor([[0.6, 0.8]]), 5)
+    torch.testing.assert_close(lipschitz_quotient(torch.sin, torch.zeros(1, 2), step), quotient)
+    assert 0.8 < float(quotient) < 1
+
+
+def test_steepest_step_keeps_the_best_it_met():
+    """A bump just short of the circle: its slope points to the far side, where there is nothing."""
+
+    def bump(x):
+        return torch.exp(-10 * ((x[:, :1] - 0.9) ** 2 + x[:, 1:] ** 2))
+
+    points, start = torch.zeros(1, 2), torch.tensor([[1.0, 0.0]])
+    step, quotient = steepest_step(bump, points, start, 1)
+    assert torch.equal(step, start)
+    torch.testing.assert_close(quotient, lipschitz_quotient(bump, points, start))

@@ -1,8 +1,10 @@
 """The paper's lemmas as numbers measured on given latents: what the theory page plots.
 
 Errors are root mean squares over a clip's latent entries, one value a clip, unless a function says otherwise.
+`times` are the frames' true times, (N,) seconds; without them the frames stand at the nominal `τT/N`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,39 +12,67 @@ from torch import Tensor
 
 from vlfm.errors import VLFMError
 from vlfm.flow.heads import closed_form_field
+from vlfm.flow.interpolation import clip_path
 from vlfm.flow.legendre import LegendreBasis
 from vlfm.flow.losses import velocity_mse
 from vlfm.flow.path import VideoLatentPath, over_times, per_time
-from vlfm.flow.projection import frame_times, project, projection_matrix, reconstruct
+from vlfm.flow.projection import check_times, frame_times, project, projection_matrix, reconstruct
 
 
-def frame_error(latents: Tensor, order: int, duration: float, method: str = "lstsq", ridge: float = 0.0) -> Tensor:
+def frame_error(
+    latents: Tensor,
+    order: int,
+    duration: float,
+    method: str = "lstsq",
+    ridge: float = 0.0,
+    times: Tensor | None = None,
+) -> Tensor:
     """Lemma F.1's quantity: RMS of `H g(t_τ) − u_τ` at the frames, (B,). latents (B, N, *shape)."""
-    times = frame_times(latents.shape[1], duration)
+    times = _times(latents, duration, times)
     weights = projection_matrix(times, order, duration, method, ridge)
     return _rms(_at(project(latents, weights), times, duration) - latents)
 
 
 def held_out_error(
-    latents: Tensor, order: int, duration: float, every: int = 2, method: str = "lstsq", ridge: float = 0.0
+    latents: Tensor,
+    order: int,
+    duration: float,
+    every: int = 2,
+    method: str = "lstsq",
+    ridge: float = 0.0,
+    times: Tensor | None = None,
+    kind: str = "polynomial",
 ) -> Tensor:
     """Lemma 5.2's: RMS at the frames *between* the ones projected, (B,). latents (B, N, *shape).
 
     Every `every`-th frame is observed (the observation matrix Φ), the others are the truth compared with, as
-    long as an observed frame stands on both sides.
+    long as an observed frame stands on both sides. kind: the path of the observed frames, `polynomial` (the
+    paper's) or `hybrid`, which is the straight line between frames at order 1.
     """
-    times = frame_times(latents.shape[1], duration)
-    kept = torch.arange(1, len(times) + 1) % every == 0
-    between = ~kept & (torch.arange(1, len(times) + 1) > every) & (times < times[kept][-1])
-    if not between.any():
+    times = _times(latents, duration, times)
+    kept = every_nth(len(times), every)
+    between = ~kept & (torch.arange(1, len(times) + 1) > every)
+    if kept.any():
+        between &= times < times[kept][-1]
+    if not kept.any() or not between.any():
         raise VLFMError(f"{len(times)} frames leave none between every {every}-th one; give more frames")
-    weights = projection_matrix(times[kept], order, duration, method, ridge)
-    coefficients = project(latents[:, kept], weights)
-    return _rms(_at(coefficients, times[between], duration) - latents[:, between])
+    path = clip_path(latents[:, kept], duration, order, kind, times[kept], method, ridge)
+    return _rms(path.evaluate(times[between]) - latents[:, between])
+
+
+def every_nth(num_frames: int, every: int) -> Tensor:
+    """Φ keeping frames n, 2n, 3n, … of N: (N,) booleans."""
+    return torch.arange(1, num_frames + 1) % every == 0
 
 
 def timescale_error(
-    latents: Tensor, order: int, duration: float, factor: int, method: str = "lstsq", ridge: float = 0.0
+    latents: Tensor,
+    order: int,
+    duration: float,
+    factor: int,
+    method: str = "lstsq",
+    ridge: float = 0.0,
+    times: Tensor | None = None,
 ) -> Tensor:
     """Lemma 5.4's: relative change of H when a clip is sampled `factor` times more coarsely, (B,).
 
@@ -50,11 +80,30 @@ def timescale_error(
     that it is 0; it is 0 when the same frames are merely played faster (the weights depend on t/T alone), and
     an error of sampling otherwise.
     """
-    times = frame_times(latents.shape[1], duration)
-    kept = torch.arange(1, len(times) + 1) % factor == 0
+    times = _times(latents, duration, times)
+    kept = every_nth(len(times), factor)
     full = project(latents, projection_matrix(times, order, duration, method, ridge))
     coarse = project(latents[:, kept], projection_matrix(times[kept], order, duration, method, ridge))
-    return (coarse - full).flatten(1).norm(dim=1) / full.flatten(1).norm(dim=1)
+    return _relative(coarse, full)
+
+
+def dilation_error(
+    latents: Tensor,
+    order: int,
+    duration: float,
+    factor: float,
+    method: str = "lstsq",
+    ridge: float = 0.0,
+    times: Tensor | None = None,
+) -> Tensor:
+    """Lemma 5.4 as LegS states it: relative change of H when the same frames play `factor` times faster, (B,).
+
+    Frames at `t/factor` of a clip of `T/factor` seconds; 0 to rounding for every method.
+    """
+    times = _times(latents, duration, times)
+    slow = project(latents, projection_matrix(times, order, duration, method, ridge))
+    fast = project(latents, projection_matrix(times / factor, order, duration / factor, method, ridge))
+    return _relative(fast, slow)
 
 
 def closed_form_loss(
@@ -105,6 +154,7 @@ def error_budget(
     path: VideoLatentPath,
     z: Tensor,
     prediction: Tensor | None = None,
+    times: Tensor | None = None,
 ) -> ErrorBudget:
     """Split `||ψ_t − u_t||` as the proof of Lemma F.3 does, at the times of the frames after the lead-in.
 
@@ -114,7 +164,7 @@ def error_budget(
     """
     duration, order = path.duration, path.basis.order
     observed = torch.as_tensor(observed, dtype=torch.bool)
-    times = frame_times(latents.shape[1], duration)
+    times = _times(latents, duration, times)
     dense = project(latents, projection_matrix(times, order, duration))
     sparse = project(latents[:, observed], projection_matrix(times[observed], order, duration))
     used = sparse if prediction is None else prediction
@@ -134,6 +184,67 @@ def error_budget(
         total=_norm(noise + by_used - truth),
         times=times,
     )
+
+
+def lipschitz_quotient(
+    decode: Callable[[Tensor], Tensor], points: Tensor, steps: Tensor, start: Tensor | None = None
+) -> Tensor:
+    """Assumption C.8's quotient `||D(u + δ) − D(u)|| / ||δ||`, (B,), in Euclidean norms; NaN where δ is 0.
+
+    Any value is a lower bound of L0, whose definition is the largest over all pairs. decode: (B, *shape) →
+    (B, *picture). points: u, (B, *shape). steps: δ, (B, *shape). start: D(u), if it is known already.
+    """
+    change = decode(points + steps) - (decode(points) if start is None else start)
+    return change.flatten(1).norm(dim=1) / steps.flatten(1).norm(dim=1)
+
+
+def steepest_step(
+    decode: Callable[[Tensor], Tensor], points: Tensor, steps: Tensor, iterations: int
+) -> tuple[Tensor, Tensor]:
+    """Climb the quotient of `lipschitz_quotient` from `steps`, keeping each step's length.
+
+    With `y = D(u + δ) − D(u)` each iteration takes δ to `Jᵀ y`, J the Jacobian at u + δ: for a linear D this is
+    the power iteration for its largest singular value, and for any D the value found belongs to an actual pair of
+    points. decode must be differentiable by autograd. Returns the best δ met, (B, *shape), and its quotient, (B,).
+    """
+    length = steps.flatten(1).norm(dim=1)
+    with torch.no_grad():
+        start = decode(points)
+    best, found = steps.clone(), torch.full_like(length, -torch.inf)
+    # The last round only scores the step that the one before it proposed.
+    for iteration in range(iterations + 1):
+        steps = steps.detach().requires_grad_(iteration < iterations)
+        with torch.set_grad_enabled(iteration < iterations):
+            change = decode(points + steps) - start
+            energy = change.square().flatten(1).sum(1)
+        quotient = energy.detach().sqrt() / length
+        better = quotient > found
+        found = torch.where(better, quotient, found)
+        best = torch.where(_like(better, best), steps.detach(), best)
+        if iteration < iterations:
+            (gradient,) = torch.autograd.grad(energy.sum(), steps)
+            norm = gradient.flatten(1).norm(dim=1)
+            # Where the decoder is flat there is nothing to climb.
+            moved = gradient * _like(length / norm.clamp_min(torch.finfo(norm.dtype).tiny), gradient)
+            steps = torch.where(_like(norm > 0, moved), moved, steps.detach())
+    return best, found
+
+
+def _like(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def _times(latents: Tensor, duration: float, times: Tensor | None) -> Tensor:
+    if times is None:
+        return frame_times(latents.shape[1], duration)
+    times = check_times(times, duration)
+    if len(times) != latents.shape[1]:
+        raise VLFMError(f"{latents.shape[1]} frames need as many times; there are {len(times)}")
+    return times
+
+
+def _relative(changed: Tensor, reference: Tensor) -> Tensor:
+    return (changed - reference).flatten(1).norm(dim=1) / reference.flatten(1).norm(dim=1)
 
 
 def _at(coefficients: Tensor, times: Tensor, duration: float) -> Tensor:

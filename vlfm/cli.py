@@ -160,6 +160,12 @@ def _report(arguments):
     write_report(_config(arguments), arguments.results, arguments.output)
 
 
+def _theory(arguments):
+    from vlfm.evaluation.theory import write_theory
+
+    write_theory(_config(arguments), _shards(arguments), arguments.results, arguments.output, _device(arguments))
+
+
 def _ledger(arguments):
     from vlfm.evaluation.ledger import print_ledger
 
@@ -220,6 +226,8 @@ def _parser() -> argparse.ArgumentParser:
     paths(sub, results="results", plan=plan, output="results/eval/psnr.csv", videos="results/eval/videos")
     sub = command("report", _report, "write the self-contained report page")
     paths(sub, results="results", output="results/report/index.html")
+    sub = command("theory", _theory, "check the paper's lemmas on the run, as a page", device=True)
+    paths(sub, results="results", plan=plan, output="results/theory")
     sub = command("ledger", _ledger, "say what happened to every clip, stage by stage")
     paths(sub, results="results")
     sub.add_argument("--bad", action="store_true", help="list the bad clips with their reasons")

@@ -1,0 +1,38 @@
+# The paper's statements, measured on the run.
+
+
+rule measure_theory:
+    input:
+        config=ancient("results/config.yaml"),
+        plan=ancient("results/clips/shards.json"),
+        model="results/model/training.json",
+        decoder="results/decoder/decoder.json",
+        clips=shards("results/clips/{shard}.tar"),
+        latents=shards("results/latents/{shard}.zarr"),
+    output:
+        page="results/theory/index.html",
+        tables=expand(
+            "results/theory/{name}.csv",
+            name=["projection", "held_out", "timescale", "closed_form", "lipschitz", "budget"],
+        ),
+        figures=expand(
+            "results/theory/{name}.svg",
+            name=["projection", "held_out", "timescale", "closed_form", "lipschitz", "budget", "picture"],
+        ),
+    log:
+        "results/logs/theory.log",
+    benchmark:
+        "results/benchmarks/theory.tsv"
+    params:
+        settings=settings("flow", "clips.fps", "clips.duration", "evaluation.steps", "seed"),
+        folder=lambda wildcards, output: Path(output.page).parent,
+    threads: workflow.cores or 8
+    resources:
+        mem_mb=8000,
+        runtime=120,
+        gpu=1,
+    conda:
+        "../../envs/vlfm.yaml"
+    shell:
+        "vlfm theory --config {input.config:q} --plan {input.plan:q} --output {params.folder:q} --threads {threads}"
+        " --log {log:q}"

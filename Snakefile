@@ -3,6 +3,7 @@
 #   snakemake --cores all                          everything, the report page included
 #   snakemake --cores all train                    up to the trained model
 #   snakemake --cores all results/eval/psnr.csv    one file
+#   … clips, latents, coefficients, eval, theory, report   up to that stage
 #
 # This file holds targets only; each stage is a file in workflow/rules, each rule one `vlfm` subcommand.
 
@@ -21,6 +22,7 @@ include: "workflow/rules/latents.smk"
 include: "workflow/rules/coefficients.smk"
 include: "workflow/rules/training.smk"
 include: "workflow/rules/evaluation.smk"
+include: "workflow/rules/theory.smk"
 
 
 rule all:
@@ -29,6 +31,22 @@ rule all:
         "results/report/index.html",
         "results/eval/psnr.csv",
         "results/eval/videos/index.json",
+        "results/theory/index.html",
+
+
+rule clips:
+    input:
+        shards("results/clips/{shard}.tar"),
+
+
+rule latents:
+    input:
+        shards("results/latents/{shard}.zarr"),
+
+
+rule coefficients:
+    input:
+        shards("results/coefficients/{shard}.tar"),
 
 
 rule train:
@@ -45,3 +63,8 @@ rule eval:
 rule report:
     input:
         "results/report/index.html",
+
+
+rule theory:
+    input:
+        "results/theory/index.html",

@@ -44,6 +44,7 @@ def finished(tmp_path_factory):
 def test_everything_is_made(finished):
     results = finished / "results"
     assert "data:video/mp4" in (results / "report" / "index.html").read_text()
+    assert "Lemma 5.2" in (results / "theory" / "index.html").read_text()
     with (results / "eval" / "psnr.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["clip_id", "fps", "stage", "psnr", "psnr_paper", "ssim"]

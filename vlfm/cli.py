@@ -60,6 +60,8 @@ def _device(arguments: argparse.Namespace):
     torch.set_num_threads(arguments.threads)
     # The same sums in the same order, on a GPU too where it has such kernels.
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # A debugging aid that comes with the line above and costs a pass over every new tensor.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     if arguments.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(arguments.device)

@@ -91,7 +91,7 @@ def evaluate(
     write_bytes(output, text.getvalue().encode())
     shutil.rmtree(partial)
     for stage in STAGES:
-        scores = [row["psnr"] for row in rows if row["stage"] == stage and row["fps"] == config.clips.fps]
+        scores = [row["psnr"] for row in rows if row["stage"] == stage and float(row["fps"]) == config.clips.fps]
         if scores:
             print(f"{stage:<10} {np.mean(scores):6.2f} dB at {config.clips.fps:g} frames a second")
 
@@ -162,7 +162,7 @@ def _evaluate_clip(
     rows = [
         {
             "clip_id": clip_id,
-            "fps": fps,
+            "fps": f"{fps:g}",
             "stage": stage,
             **{
                 name: round(float(values[nearest_frames(instants_of_rate, times)].mean()), 4)

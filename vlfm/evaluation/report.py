@@ -9,6 +9,7 @@ from pathlib import Path
 from string import Template
 
 import numpy as np
+from PIL import Image
 
 from vlfm import __version__
 from vlfm import config as configs
@@ -135,8 +136,20 @@ def _loss_curve(metrics: Path) -> str:
     return text[text.index("<svg") :]
 
 
-def _data(path: Path, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+def _data(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _video(path: Path) -> str:
+    return _data(path.read_bytes(), "video/mp4")
+
+
+def _picture(path: Path) -> str:
+    """A contact sheet a tenth the size of its PNG: dozens of them have to fit in one page."""
+    content = BytesIO()
+    with Image.open(path) as image:
+        image.save(content, "JPEG", quality=85)
+    return _data(content.getvalue(), "image/jpeg")
 
 
 def _clip(entry: dict, scores: list[dict[str, str]], folder: Path, config: configs.Config) -> str:
@@ -149,7 +162,7 @@ def _clip(entry: dict, scores: list[dict[str, str]], folder: Path, config: confi
     caption = html.escape(entry["caption"])
     videos = entry["videos"]
     generated = "".join(
-        f'<video data-rate="{rate}" src="{_data(folder / name, "video/mp4")}" muted loop playsinline autoplay'
+        f'<video data-rate="{rate}" src="{_video(folder / name)}" muted loop playsinline autoplay'
         f'{"" if rate == native else " hidden"} aria-label="generated at {rate} frames a second"></video>'
         for rate, name in videos.items()
         if rate != "true"
@@ -158,11 +171,11 @@ def _clip(entry: dict, scores: list[dict[str, str]], folder: Path, config: confi
     return f"""<article>
 <h3>{caption}</h3>
 <div class="pair">
-<figure><video src="{_data(folder / videos["true"], "video/mp4")}" muted loop playsinline autoplay
+<figure><video src="{_video(folder / videos["true"])}" muted loop playsinline autoplay
 aria-label="true clip"></video><figcaption>true</figcaption></figure>
 <figure>{generated}<figcaption>from the caption</figcaption></figure>
 </div>
 <p class="small">PSNR in dB: {html.escape(line)}</p>
 <details><summary>every frame, every stage</summary><div class="scroll">
-<img alt="contact sheet" src="{_data(folder / entry["sheet"], "image/png")}"></div></details>
+<img alt="contact sheet" src="{_picture(folder / entry["sheet"])}"></div></details>
 </article>"""

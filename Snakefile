@@ -16,13 +16,18 @@ configfile: workflow.source_path("config.yaml")
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/config.smk"
 include: "workflow/rules/clips.smk"
 include: "workflow/rules/latents.smk"
 include: "workflow/rules/coefficients.smk"
 include: "workflow/rules/training.smk"
 include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/theory.smk"
+
+
+# Every subcommand reads this file. It is no rule's input: a rule runs again for its own settings (its `params`),
+# not for a change anywhere in the file; and a rule upstream of the checkpoint would hide the DAG behind it.
+onstart:
+    configs.save(CONFIG, "results/config.yaml")
 
 
 rule all:

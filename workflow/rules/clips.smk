@@ -6,7 +6,6 @@
 
 checkpoint index:
     input:
-        config=ancient("results/config.yaml"),
         index=[] if CONFIG.clips.index == "demo" else CONFIG.clips.index,
     output:
         manifest=update("results/clips/manifest.parquet"),
@@ -25,13 +24,12 @@ checkpoint index:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm index --config {input.config:q} --manifest {output.manifest:q} --plan {output.plan:q}"
+        "vlfm index --config results/config.yaml --manifest {output.manifest:q} --plan {output.plan:q}"
         " --ledger {log.ledger:q} --log {log.text:q}"
 
 
 rule decode:
     input:
-        config=ancient("results/config.yaml"),
         manifest=ancient("results/clips/manifest.parquet"),
     output:
         clips="results/clips/{shard}.tar",
@@ -41,7 +39,7 @@ rule decode:
     benchmark:
         "results/benchmarks/decode/{shard}.tsv"
     params:
-        settings=settings("clips"),
+        settings=settings("clips.fps", "clips.duration", "clips.size", "clips.image", "clips.decoder"),
         digest=digest,
     threads: 1
     resources:
@@ -50,5 +48,5 @@ rule decode:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm decode --config {input.config:q} --manifest {input.manifest:q} --shard {wildcards.shard:q}"
+        "vlfm decode --config results/config.yaml --manifest {input.manifest:q} --shard {wildcards.shard:q}"
         " --output {output.clips:q} --ledger {log.ledger:q} --log {log.text:q}"

@@ -3,7 +3,6 @@
 
 rule project:
     input:
-        config=ancient("results/config.yaml"),
         latents="results/latents/{shard}.zarr",
     output:
         coefficients="results/coefficients/{shard}.tar",
@@ -22,5 +21,5 @@ rule project:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm project --config {input.config:q} --latents {input.latents:q} --output {output.coefficients:q}"
+        "vlfm project --config results/config.yaml --latents {input.latents:q} --output {output.coefficients:q}"
         " --moments {output.moments:q} --ledger {log.ledger:q} --threads {threads} --log {log.text:q}"

@@ -1,7 +1,6 @@
 # What the stages share: the checked configuration, each stage's part of it, and the shard plan.
 
 import json
-import sys
 
 from vlfm import config as configs
 from vlfm.errors import VLFMError

@@ -3,7 +3,6 @@
 
 rule evaluate:
     input:
-        config=ancient("results/config.yaml"),
         plan=ancient("results/clips/shards.json"),
         model="results/model/training.json",
         decoder="results/decoder/decoder.json",
@@ -27,12 +26,11 @@ rule evaluate:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm evaluate --config {input.config:q} --plan {input.plan:q} --threads {threads} --log {log:q}"
+        "vlfm evaluate --config results/config.yaml --plan {input.plan:q} --threads {threads} --log {log:q}"
 
 
 rule write_report:
     input:
-        config=ancient("results/config.yaml"),
         psnr="results/eval/psnr.csv",
         videos="results/eval/videos/index.json",
     output:
@@ -48,4 +46,4 @@ rule write_report:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm report --config {input.config:q} --output {output:q} --log {log:q}"
+        "vlfm report --config results/config.yaml --output {output:q} --log {log:q}"

@@ -3,7 +3,6 @@
 
 rule fit_decoder:
     input:
-        config=ancient("results/config.yaml"),
         plan=ancient("results/clips/shards.json"),
         clips=shards("results/clips/{shard}.tar"),
     output:
@@ -22,12 +21,11 @@ rule fit_decoder:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm fit-decoder --config {input.config:q} --plan {input.plan:q} --threads {threads} --log {log:q}"
+        "vlfm fit-decoder --config results/config.yaml --plan {input.plan:q} --threads {threads} --log {log:q}"
 
 
 rule invert:
     input:
-        config=ancient("results/config.yaml"),
         clips="results/clips/{shard}.tar",
         decoder="results/decoder/decoder.json",
     output:
@@ -47,5 +45,5 @@ rule invert:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm invert --config {input.config:q} --clips {input.clips:q} --output {output.latents:q}"
+        "vlfm invert --config results/config.yaml --clips {input.clips:q} --output {output.latents:q}"
         " --ledger {log.ledger:q} --threads {threads} --log {log.text:q}"

@@ -3,7 +3,6 @@
 
 rule measure_theory:
     input:
-        config=ancient("results/config.yaml"),
         plan=ancient("results/clips/shards.json"),
         model="results/model/training.json",
         decoder="results/decoder/decoder.json",
@@ -34,5 +33,5 @@ rule measure_theory:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm theory --config {input.config:q} --plan {input.plan:q} --output {params.folder:q} --threads {threads}"
+        "vlfm theory --config results/config.yaml --plan {input.plan:q} --output {params.folder:q} --threads {threads}"
         " --log {log:q}"

@@ -3,7 +3,6 @@
 
 rule train_model:
     input:
-        config=ancient("results/config.yaml"),
         plan=ancient("results/clips/shards.json"),
         coefficients=shards("results/coefficients/{shard}.tar"),
         moments=shards("results/coefficients/{shard}.json"),
@@ -23,4 +22,4 @@ rule train_model:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm train --config {input.config:q} --plan {input.plan:q} --threads {threads} --log {log:q}"
+        "vlfm train --config results/config.yaml --plan {input.plan:q} --threads {threads} --log {log:q}"

@@ -61,6 +61,12 @@ def test_nothing_is_left_to_do(finished):
     assert "Nothing to be done" in snakemake(finished, "--dry-run").stdout
 
 
+def test_unlocking_needs_no_other_option(finished):
+    command = ["snakemake", "--snakefile", ROOT / "Snakefile", "--directory", finished, "--unlock"]
+    result = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
 def test_a_new_order_runs_projection_and_later_stages_alone(finished):
     plan = snakemake(finished, "--dry-run", "--config", "flow={order: 3}").stdout
     jobs = {line.split()[0] for line in plan.splitlines() if len(line.split()) == 2 and line.split()[1].isdigit()}

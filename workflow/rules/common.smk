@@ -1,4 +1,7 @@
 # What the stages share: the checked configuration, each stage's part of it, and the shard plan.
+#
+# Rules that compute ask for 16 threads and get what --cores allows. (`workflow.cores` would say the number, but
+# cannot be asked without --cores, by `snakemake --unlock` for example.)
 
 import json
 

@@ -18,7 +18,7 @@ rule evaluate:
         "results/benchmarks/evaluate.tsv"
     params:
         settings=settings("evaluation", "seed"),
-    threads: workflow.cores or 8
+    threads: 16
     resources:
         mem_mb=8000,
         runtime=240,

@@ -13,7 +13,7 @@ rule fit_decoder:
         "results/benchmarks/fit_decoder.tsv"
     params:
         settings=settings("decoder", "seed"),
-    threads: workflow.cores or 8
+    threads: 16
     resources:
         mem_mb=8000,
         runtime=120,
@@ -37,7 +37,7 @@ rule invert:
         "results/benchmarks/invert/{shard}.tsv"
     params:
         settings=settings("inversion", "text"),
-    threads: workflow.cores or 8
+    threads: 16
     resources:
         mem_mb=16000,
         runtime=480,

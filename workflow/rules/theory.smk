@@ -25,7 +25,7 @@ rule measure_theory:
     params:
         settings=settings("flow", "clips.fps", "clips.duration", "evaluation.steps", "seed"),
         folder=lambda wildcards, output: Path(output.page).parent,
-    threads: workflow.cores or 8
+    threads: 16
     resources:
         mem_mb=8000,
         runtime=120,

@@ -14,7 +14,7 @@ rule train_model:
         "results/benchmarks/train.tsv"
     params:
         settings=settings("model", "training", "flow", "seed"),
-    threads: workflow.cores or 8
+    threads: 16
     resources:
         mem_mb=16000,
         runtime=1440,

@@ -1,6 +1,7 @@
 """The projection as a stream: append a frame to H without keeping the earlier ones."""
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from vlfm.flow.legendre import LegendreBasis, check_duration, check_order
 from vlfm.flow.projection import check_finite, check_ridge
 
 
-class OnlineProjection:
+class OnlineProjection(ABC):
     """What both streams share: frames arrive as (B, *shape) with a time, strictly increasing.
 
     State is float64 in its s × s part and at least float32, in the latents' dtype and on their device, in the
@@ -54,14 +55,14 @@ class OnlineProjection:
         solved = self._solved(self._state)
         return solved.reshape(self._shape[0], self.order, *self._shape[1:]).movedim(1, -1)
 
-    def _check_time(self, t: float) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _check_time(self, t: float) -> None: ...
 
-    def _advanced(self, state: Tensor, frame: Tensor, t: float) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _advanced(self, state: Tensor, frame: Tensor, t: float) -> Tensor: ...
 
-    def _solved(self, state: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _solved(self, state: Tensor) -> Tensor: ...
 
 
 class OnlineLegS(OnlineProjection):

@@ -1,7 +1,5 @@
 """Training the embedded visual decoder on the clips' own frames."""
 
-import math
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +14,11 @@ from vlfm.errors import VLFMError
 from vlfm.latents.embedded import EmbeddedDecoder, new_scheduler, new_unet
 from vlfm.latents.frames import psnr, to_tensor
 from vlfm.latents.patch import PatchAutoencoder
+from vlfm.learning_rate import warmup_cosine
 
 # Enough to fit a basis of a hundred numbers and a small network; a larger data set is sampled, not loaded.
 MAX_FRAMES = 20_000
+WARMUP = 50  # steps
 
 
 def fit_decoder(
@@ -91,7 +91,7 @@ def _train(config: configs.Config, latents: torch.Tensor, state: Path, every: in
     unet = new_unet(settings.channels, latents.shape[-1], settings.unet_channels).to(device)
     scheduler = new_scheduler()
     optimizer = torch.optim.AdamW(unet.parameters(), settings.learning_rate, weight_decay=0.01)
-    scale = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_cosine(settings.steps))
+    scale = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(settings.steps, WARMUP))
     start = 0
     if state.exists():
         saved = load_state(state)
@@ -127,7 +127,3 @@ def _train(config: configs.Config, latents: torch.Tensor, state: Path, every: in
                 },
             )
     return unet
-
-
-def _warmup_cosine(steps: int, warmup: int = 50) -> Callable[[int], float]:
-    return lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))

@@ -4,7 +4,6 @@ import contextlib
 import csv
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from vlfm.flow.legendre import LegendreBasis
 from vlfm.flow.losses import parseval
 from vlfm.flow.path import VideoLatentPath
 from vlfm.flow.schedules import make_schedule
+from vlfm.learning_rate import warmup_cosine
 from vlfm.model.transformer import VLFMTransformer
 from vlfm.training.data import Batch, Moments, batches, read_moments
 from vlfm.training.times import sample_times
@@ -62,11 +62,6 @@ def new_optimizer(config: configs.Config, model: VLFMTransformer) -> torch.optim
 
     optimizers = {"grams": Grams, "adamw": torch.optim.AdamW}
     return optimizers[config.training.optimizer](model.parameters(), lr=config.training.learning_rate)
-
-
-def warmup_cosine(steps: int, warmup: int) -> Callable[[int], float]:
-    """Factor of the learning rate at a step: linear up over `warmup`, cosine down to 0 at `steps`."""
-    return lambda step: min(1.0, (step + 1) / max(1, warmup)) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:

@@ -20,7 +20,7 @@ def test_default_file_is_complete_and_every_key_is_commented():
         ({"clips": {"size": 100}}, "clips.size is 100"),
         ({"clips": {"image": "gif"}}, "clips.image: "),
         ({"model": {"heads": 4}}, "low-rank bottleneck"),
-        ({"decoder": {"channels": 109}}, "decoder.channels is 109"),
+        ({"decoder": {"embedded": {"channels": 109}}}, "decoder.embedded.channels is 109"),
         ({"training": {"pure_noise": 0.9, "lead_in": 0.2}}, "training.pure_noise"),
         ({"evaluation": {"fps": []}}, "evaluation.fps: "),
         ({"seed": "x"}, "seed: "),

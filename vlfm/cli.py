@@ -100,11 +100,11 @@ def _split(arguments):
     split_video(arguments.videos, arguments.output, _config(arguments).clips)
 
 
-def _fit_decoder(arguments):
-    from vlfm.latents.fit import fit_decoder
+def _prepare_decoder(arguments):
+    from vlfm.latents.prepare import prepare_decoder
 
     shards = [arguments.clips / f"{shard}.tar" for shard in _shards(arguments)]
-    fit_decoder(_config(arguments), shards, arguments.output, _device(arguments))
+    prepare_decoder(_config(arguments), shards, arguments.output, _device(arguments))
 
 
 def _invert(arguments):
@@ -206,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("split", _split, "make a CSV of windows from videos, to be captioned")
     sub.add_argument("videos", nargs="+", type=Path, help="video files or folders of them")
     sub.add_argument("-o", "--output", type=Path, required=True)
-    sub = command("fit-decoder", _fit_decoder, "train the embedded visual decoder on the clips", device=True)
+    sub = command("prepare-decoder", _prepare_decoder, "train or find the visual decoder", device=True)
     paths(sub, clips="results/clips", plan=plan, output="results/decoder")
     sub = command("invert", _invert, "invert one shard of clips to latents", device=True)
     paths(sub, decoder="results/decoder")

@@ -51,8 +51,9 @@ class Clips(Section):
         return self
 
 
-class Decoder(Section):
-    name: Literal["embedded"]
+class Embedded(Section):
+    """The decoder that is trained on the clips; the others are loaded."""
+
     patch: Count
     channels: Count
     holdout: Share
@@ -62,15 +63,44 @@ class Decoder(Section):
     learning_rate: Positive
 
 
+class Decoder(Section):
+    name: Literal["embedded", "stable-diffusion", "autoencoder", "rectified-flow"]
+    model: str | None
+    vae: str | None
+    embedded: Embedded
+
+    @model_validator(mode="after")
+    def _has_a_model(self):
+        if self.name != "embedded" and not self.model:
+            raise ValueError(f"decoder.model must name a diffusers folder or hub id for decoder.name {self.name}")
+        if self.vae and self.name != "stable-diffusion":
+            raise ValueError(f"decoder.vae replaces the autoencoder of stable-diffusion; decoder.name is {self.name}")
+        return self
+
+
 class Inversion(Section):
     steps: Count
     refine: Annotated[int, Field(ge=0)]
-    batch_size: Count
+    prompt: Literal["empty", "caption"]
+    guidance: Annotated[float, Field(ge=1)]
+    null_text: Annotated[int, Field(ge=0)]
+    batch_size: Count | Literal["auto"]
+    precision: Literal["auto", "float32", "bfloat16"]
+    compile: bool
     dtype: Literal["float16", "float32"]
+
+    @model_validator(mode="after")
+    def _guidance_needs_null_text(self):
+        if (self.guidance > 1) != (self.null_text > 0) or (self.null_text and self.prompt == "empty"):
+            raise ValueError(
+                "inversion.guidance above 1, inversion.null_text above 0 and inversion.prompt: caption go together: "
+                "without null-text optimisation a guided round trip does not close, without guidance it does nothing"
+            )
+        return self
 
 
 class Text(Section):
-    encoder: Literal["minilm"]
+    encoder: Annotated[str, Field(min_length=1)]
     max_tokens: Annotated[int, Field(ge=2, le=512)]
 
 
@@ -85,7 +115,7 @@ class Flow(Section):
 
 
 class Model(Section):
-    head: Literal["coefficients"]
+    head: Literal["coefficients", "velocity", "direct"]
     patch: Count
     layers: Count
     heads: Count
@@ -97,20 +127,33 @@ class Training(Section):
     optimizer: Literal["grams", "adamw"]
     steps: Count
     batch_size: Count
+    accumulate: Count
     learning_rate: Positive
     warmup: Annotated[int, Field(ge=0)]
     clip: Positive
-    precision: Literal["auto", "float32", "bfloat16"]
+    ema: Annotated[float, Field(ge=0, lt=1)]
+    precision: Literal["auto", "float32", "bfloat16", "float16"]
+    compile: bool
+    gradient_checkpointing: bool
+    caption_dropout: Share
     pure_noise: Share
     lead_in: Share
+    emphasis: Positive
+    weighting: Literal["none", "inverse_energy"]
+    workers: Annotated[int, Field(ge=0)]
+    max_bad_steps: Count
     checkpoint_every: Count
     keep: Count
+    preview_every: Annotated[int, Field(ge=0)]
 
 
 class Evaluation(Section):
     clips: Count
     fps: Annotated[list[Positive], Field(min_length=1)]
     steps: Count
+    solver: Literal["euler", "midpoint", "dopri5"]
+    solver_steps: Count
+    guidance: Annotated[float, Field(ge=1)]
 
 
 class Config(Section):
@@ -133,28 +176,46 @@ class Config(Section):
                 f"flow.order is {self.flow.order}, but a clip has only {self.clips.num_frames} frames "
                 "(clips.fps × clips.duration): a projection cannot have more orders than frames"
             )
-        if self.clips.size % (self.decoder.patch * self.model.patch):
-            raise ValueError(
-                f"clips.size is {self.clips.size}, which decoder.patch × model.patch = "
-                f"{self.decoder.patch * self.model.patch} does not divide"
-            )
-        if self.decoder.channels > 3 * self.decoder.patch**2:
-            raise ValueError(
-                f"decoder.channels is {self.decoder.channels}, more than the {3 * self.decoder.patch**2} "
-                "numbers of a patch (3 × decoder.patch²)"
-            )
-        width, needed = (
-            self.model.heads * self.model.head_dim,
-            self.model.patch**2 * self.decoder.channels * self.flow.order,
-        )
-        if width < needed:
-            raise ValueError(
-                f"model.heads × model.head_dim is {width}, less than the {needed} numbers a token must emit "
-                "(model.patch² × decoder.channels × flow.order): the last layer would be a low-rank bottleneck"
-            )
+        if self.decoder.name == "embedded":
+            # The other decoders say what their latents are when `vlfm prepare-decoder` has read them.
+            embedded = self.decoder.embedded
+            if self.clips.size % embedded.patch:
+                raise ValueError(
+                    f"clips.size is {self.clips.size}, which decoder.embedded.patch = {embedded.patch} does not divide"
+                )
+            if embedded.channels > 3 * embedded.patch**2:
+                raise ValueError(
+                    f"decoder.embedded.channels is {embedded.channels}, more than the {3 * embedded.patch**2} "
+                    "numbers of a patch (3 × patch²)"
+                )
+            positions = self.clips.size // embedded.patch
+            self.check_model((embedded.channels, positions, positions))
         if self.training.pure_noise + self.training.lead_in > 1:
             raise ValueError("training.pure_noise + training.lead_in is more than 1")
+        if self.training.batch_size % self.training.accumulate:
+            raise ValueError(
+                f"training.batch_size is {self.training.batch_size}, which training.accumulate = "
+                f"{self.training.accumulate} does not divide"
+            )
         return self
+
+    def check_model(self, shape: tuple[int, int, int]) -> None:
+        """Check the network's size against latents (C, h, w); raises `ValueError`."""
+        channels, height, width = shape
+        if height % self.model.patch or width % self.model.patch:
+            raise ValueError(
+                f"latents are {height}×{width} positions, which model.patch = {self.model.patch} does not divide; "
+                "change clips.size"
+            )
+        if self.model.head != "coefficients":
+            return
+        breadth = self.model.heads * self.model.head_dim
+        needed = self.model.patch**2 * channels * self.flow.order
+        if breadth < needed:
+            raise ValueError(
+                f"model.heads × model.head_dim is {breadth}, less than the {needed} numbers a token must emit "
+                "(model.patch² × latent channels × flow.order): the last layer would be a low-rank bottleneck"
+            )
 
 
 def parse(values: Mapping[str, Any], where: str = "config") -> Config:

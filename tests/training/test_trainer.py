@@ -14,7 +14,7 @@ from vlfm.artifacts import read_json
 from vlfm.checkpoints import load_state, save_state
 from vlfm.errors import VLFMError
 from vlfm.training.data import Batch, read_moments
-from vlfm.training.trainer import Trainer, flow_path, new_model, newest_checkpoint, train
+from vlfm.training.trainer import Trainer, new_model, newest_checkpoint, train
 
 CPU = torch.device("cpu")
 
@@ -118,9 +118,9 @@ def test_masked_tokens_do_not_matter(small_config, data):
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_message(small_config, data):
-    trainer = Trainer(small_config, new_model(small_config, read_moments(data[2])), flow_path(small_config), CPU)
+    trainer = Trainer(small_config, new_model(small_config, read_moments(data[2])), CPU)
     shape = (2, 8, 8, 8, small_config.flow.order)
-    batch = Batch(torch.full(shape, torch.nan), torch.randn(2, 5, 6), torch.ones(2, 5).bool())
+    batch = Batch(torch.full((4, *shape[1:]), torch.nan), torch.randn(4, 5, 6), torch.ones(4, 5).bool())
     with pytest.raises(VLFMError, match="not finite at step 1"):
         trainer.take_step(batch)
 

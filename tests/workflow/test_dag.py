@@ -71,7 +71,7 @@ def test_a_new_order_runs_projection_and_later_stages_alone(finished):
     plan = snakemake(finished, "--dry-run", "--config", "flow={order: 3}").stdout
     jobs = {line.split()[0] for line in plan.splitlines() if len(line.split()) == 2 and line.split()[1].isdigit()}
     assert {"project", "train_model", "evaluate", "write_report"} <= jobs
-    assert not jobs & {"index", "decode", "fit_decoder", "invert"}
+    assert not jobs & {"index", "decode", "prepare_decoder", "invert"}
 
 
 def test_training_settings_rerun_training_alone(finished):
@@ -93,7 +93,7 @@ def test_slurm_profile_plans_the_whole_run(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", ["decode", "fit_decoder", "invert", "train", "evaluate"])
+@pytest.mark.parametrize("rule", ["decode", "prepare_decoder", "invert", "train", "evaluate"])
 def test_killed_in_any_stage_it_ends_with_the_same_files(finished, tmp_path, rule):
     """Kill the whole process group while the stage runs, then start again."""
     command = ["snakemake", "--snakefile", ROOT / "Snakefile", "--directory", tmp_path, "--configfile", SMALL]

@@ -20,7 +20,7 @@ from vlfm.evaluation.render import FlowModel, clip_noise, nearest_frames, rate_t
 from vlfm.flow.projection import reconstruct
 from vlfm.latents.decoder import VisualDecoder
 from vlfm.latents.frames import to_tensor, to_uint8
-from vlfm.latents.invert import load_decoder
+from vlfm.latents.load import load_decoder
 from vlfm.latents.store import ClipLatents, LatentStore
 
 STAGES = ("decoder", "inversion", "projection", "network")

@@ -32,7 +32,7 @@ from vlfm.latents import inversion
 from vlfm.latents.decoder import VisualDecoder
 from vlfm.latents.embedded import EmbeddedDecoder
 from vlfm.latents.frames import to_tensor
-from vlfm.latents.invert import load_decoder
+from vlfm.latents.load import load_decoder
 from vlfm.latents.store import LatentStore
 
 # Bounds on the work, whatever the size of the run.

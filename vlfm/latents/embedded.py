@@ -8,11 +8,13 @@ from pathlib import Path
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
 
+from vlfm.errors import VLFMError
 from vlfm.latents import inversion
+from vlfm.latents.decoder import Captions, VisualDecoder
 from vlfm.latents.patch import PatchAutoencoder
 
 
-class EmbeddedDecoder:
+class EmbeddedDecoder(VisualDecoder):
     """Patch autoencoder + DDIM over a `UNet2DModel` noise predictor; see `VisualDecoder` for the methods.
 
     Args:
@@ -46,6 +48,13 @@ class EmbeddedDecoder:
         self.unet.to(device)
         return self
 
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        patch = self.autoencoder.config.patch
+        unit = patch * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        if height % unit or width % unit:
+            raise VLFMError(f"frames of {width}×{height} pixels do not fit; both sides must be multiples of {unit}")
+        return self.autoencoder.config.channels, height // patch, width // patch
+
     def _noise(self, state: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         return self.unet(state, timestep).sample
 
@@ -57,10 +66,10 @@ class EmbeddedDecoder:
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         return self.autoencoder.decode(latents.to(self.device)).clamp(-1, 1)
 
-    def invert(self, frames: torch.Tensor) -> torch.Tensor:
+    def invert(self, frames: torch.Tensor, captions: Captions = None) -> torch.Tensor:
         return inversion.invert(self._noise, self.encode(frames), self.scheduler, self.steps, self.refine)
 
-    def generate(self, latents: torch.Tensor) -> torch.Tensor:
+    def generate(self, latents: torch.Tensor, captions: Captions = None) -> torch.Tensor:
         return self.decode(
             inversion.generate(self._noise, latents.to(self.device), self.scheduler, self.steps)
         )

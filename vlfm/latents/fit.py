@@ -34,13 +34,14 @@ def fit_decoder(
     """
     identity = fingerprint(
         {
-            **configs.settings(config, "decoder", "seed", "clips.size"),
+            **configs.settings(config, "decoder.embedded", "seed", "clips.size"),
             "shards": [path.name for path in shards],
             "clips": [clip.clip_id for path in shards for clip in read_clips(path)],
         }
     )
-    training, held_out = _frames(shards, config.decoder.holdout, config.seed)
-    autoencoder = PatchAutoencoder.fit(training, config.decoder.patch, config.decoder.channels).to(device)
+    settings = config.decoder.embedded
+    training, held_out = _frames(shards, settings.holdout, config.seed)
+    autoencoder = PatchAutoencoder.fit(training, settings.patch, settings.channels).to(device)
     with torch.no_grad():
         latents = torch.cat([autoencoder.encode(chunk.to(device)) for chunk in training.split(256)])
         decoded = autoencoder.decode(autoencoder.encode(held_out.to(device))).clamp(-1, 1).cpu()
@@ -54,10 +55,12 @@ def fit_decoder(
         output / "decoder.json",
         {
             "fingerprint": identity,
+            "name": "embedded",
+            "shape": decoder.latent_shape(config.clips.size, config.clips.size),
             "held_out_psnr": score,
             "held_out_frames": len(held_out),
             "training_frames": len(training),
-            "settings": configs.settings(config, "decoder"),
+            "settings": configs.settings(config, "decoder.embedded"),
         },
     )
     state.unlink(missing_ok=True)
@@ -85,7 +88,7 @@ def _frames(shards: list[Path], holdout: float, seed: int) -> tuple[torch.Tensor
 
 def _train(config: configs.Config, latents: torch.Tensor, state: Path, every: int):
     """The noise predictor, trained with the plain DDPM objective; resumes exactly from `state`."""
-    settings = config.decoder
+    settings = config.decoder.embedded
     device = latents.device
     torch.manual_seed(config.seed)
     unet = new_unet(settings.channels, latents.shape[-1], settings.unet_channels).to(device)

@@ -21,20 +21,10 @@ from vlfm.artifacts import (
 from vlfm.checkpoints import load_state, save_state
 from vlfm.clips.shards import DecodedClip, read_clips
 from vlfm.latents.decoder import VisualDecoder
-from vlfm.latents.embedded import EmbeddedDecoder
 from vlfm.latents.frames import psnr, to_tensor
+from vlfm.latents.load import load_caption_encoder, load_decoder
 from vlfm.latents.store import VERSION, ClipLatents, LatentStore, write_store
-from vlfm.latents.text import CaptionEncoder, minilm_folder
-
-
-def load_decoder(config: configs.Config, folder: Path, device: torch.device) -> VisualDecoder:
-    """The visual decoder that the configuration names, from the folder a rule wrote."""
-    return EmbeddedDecoder.from_pretrained(folder, config.inversion.steps, config.inversion.refine).to(device)
-
-
-def load_caption_encoder(config: configs.Config, device: torch.device) -> CaptionEncoder:
-    """The caption encoder that the configuration names."""
-    return CaptionEncoder(minilm_folder(), config.text.max_tokens).to(device)
+from vlfm.latents.text import CaptionEncoder
 
 
 def latents_fingerprint(config: configs.Config, decoder_folder: Path) -> str:

@@ -14,25 +14,12 @@ from vlfm import config as configs
 from vlfm.artifacts import Stopwatch, fingerprint, progress, write_json
 from vlfm.checkpoints import load_state, save_state
 from vlfm.errors import VLFMError
-from vlfm.flow.legendre import LegendreBasis
-from vlfm.flow.losses import parseval
-from vlfm.flow.path import VideoLatentPath
-from vlfm.flow.schedules import make_schedule
 from vlfm.learning_rate import warmup_cosine
 from vlfm.model.transformer import VLFMTransformer
 from vlfm.training.data import Batch, Moments, batches, read_moments
-from vlfm.training.times import sample_times
+from vlfm.training.objective import Objective
 
 LOG_EVERY = 10
-
-
-def flow_path(config: configs.Config) -> VideoLatentPath:
-    """The basis and schedule that the configuration asks for."""
-    clips, flow = config.clips, config.flow
-    return VideoLatentPath(
-        LegendreBasis(flow.order, clips.duration),
-        make_schedule(flow.schedule, clips.num_frames, clips.duration, flow.sigma_min, flow.renoise, flow.alpha),
-    )
 
 
 def new_model(config: configs.Config, moments: Moments) -> VLFMTransformer:
@@ -91,13 +78,13 @@ class Trainer:
 
     config: configs.Config
     model: VLFMTransformer
-    path: VideoLatentPath
     device: torch.device
     step: int = 0
 
     def __post_init__(self):
         settings = self.config.training
         self.model.to(self.device).train()
+        self.objective = Objective(self.config)
         self.dtype = autocast_dtype(settings.precision, self.device)
         self.optimizer = new_optimizer(self.config, self.model)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -107,24 +94,13 @@ class Trainer:
     def take_step(self, batch: Batch) -> float:
         """One optimizer step on one batch; returns the loss in units of the latents' mean square."""
         settings = self.config.training
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
-        coefficients = batch.coefficients / self.model.latent_scale
-        noise = torch.randn(coefficients.shape[:-1], generator=generator).to(self.device)
-        times = sample_times(
-            len(noise),
-            self.path.duration,
-            self.path.schedule.lead_in,
-            settings.pure_noise,
-            settings.lead_in,
-            generator,
-        ).to(self.device)
-        psi = self.path.sample(coefficients, noise, times).psi
+        count, *shape = batch.coefficients.shape[:-1]
+        draw = self.objective.draw(self.step, range(count), tuple(shape)).to(self.device)
         with (
             attention_kernel(self.device),
             torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32),
         ):
-            prediction = self.model(psi, times, batch.tokens, batch.mask)
-        loss = parseval(prediction, coefficients)
+            loss = self.objective(self.model, batch, draw, self.model.latent_scale).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
@@ -186,7 +162,7 @@ def train(
             "mean_square": moments.mean_square.tolist(),
         }
     )
-    trainer = Trainer(config, new_model(config, moments), flow_path(config), device)
+    trainer = Trainer(config, new_model(config, moments), device)
     folder = checkpoints / identity
     newest = newest_checkpoint(folder)
     if newest is not None:

@@ -1,16 +1,16 @@
 # Decoded clips → visual decoder → latents by DDIM inversion.
 
 
-rule fit_decoder:
+rule prepare_decoder:
     input:
         plan=ancient("results/clips/shards.json"),
         clips=shards("results/clips/{shard}.tar"),
     output:
         "results/decoder/decoder.json",
     log:
-        "results/logs/fit_decoder.log",
+        "results/logs/prepare_decoder.log",
     benchmark:
-        "results/benchmarks/fit_decoder.tsv"
+        "results/benchmarks/prepare_decoder.tsv"
     params:
         settings=settings("decoder", "seed"),
     threads: 16
@@ -21,7 +21,7 @@ rule fit_decoder:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm fit-decoder --config results/config.yaml --plan {input.plan:q} --threads {threads} --log {log:q}"
+        "vlfm prepare-decoder --config results/config.yaml --plan {input.plan:q} --threads {threads} --log {log:q}"
 
 
 rule invert:

@@ -17,7 +17,17 @@ def test_default_file_is_complete_and_every_key_is_commented():
         ({"flow": {"order": 0}}, "flow.order: "),
         ({"flow": {"sigma_min": 0}}, "flow.sigma_min: "),
         ({"clips": {"duration": 0.51}}, "clips: fps × duration must be a whole number"),
-        ({"clips": {"size": 100}}, "clips.size is 100"),
+        ({"clips": {"size": 100}}, "clips.size is 100×100"),
+        ({"clips": {"duration": []}}, "clips.duration: "),
+        ({"clips": {"duration": [0.5, -1]}}, "clips.duration.1: "),
+        ({"clips": {"duration": [0.5, 0.51]}}, "fps × duration must be a whole number of frames"),
+        ({"clips": {"duration": [0.5, 0.5]}}, "duration lists a value twice"),
+        ({"clips": {"duration": [1.0, 0.25]}}, "flow.order is 8, but a clip has only 6 frames"),
+        ({"clips": {"size": [96, 128]}}, "clips.size: it is [96, 128]; give the side of a square"),
+        ({"clips": {"size": [[96, 96, 3]]}}, "clips.size: it is [[96, 96, 3]]; give the side of a square"),
+        ({"clips": {"size": [[96, 96], [96, 96]]}}, "size lists a value twice"),
+        ({"clips": {"size": [[96, 96], [72, 130]]}}, "clips.size is 72×130 (height × width)"),
+        ({"clips": {"size": [[96, 96], [90, 96]]}}, "both sides must be multiples of 12"),
         ({"clips": {"image": "gif"}}, "clips.image: "),
         ({"model": {"heads": 4}}, "low-rank bottleneck"),
         ({"decoder": {"embedded": {"channels": 109}}}, "decoder.embedded.channels is 109"),
@@ -43,10 +53,23 @@ def test_unknown_and_missing_keys_are_named():
     assert "training.epochs: no such key" in str(error.value)
 
 
-def test_save_and_load(tmp_path):
-    config = make_config(flow={"order": 5})
+@pytest.mark.parametrize(
+    "change", [{"flow": {"order": 5}}, {"clips": {"duration": [1, 0.5], "size": [[96, 96], [72, 132]]}}]
+)
+def test_save_and_load(tmp_path, change):
+    config = make_config(**change)
     configs.save(config, tmp_path / "c.yaml")
     assert configs.load(tmp_path / "c.yaml") == config
+
+
+def test_one_length_and_size_or_several():
+    clips = make_config().clips
+    assert (clips.durations, clips.sizes, clips.num_frames_of(0.5)) == ((0.5,), ((96, 96),), 12)
+    clips = make_config(clips={"duration": [2, 0.5], "size": [[96, 96], [72, 132]]}).clips
+    assert (clips.durations, clips.sizes) == ((0.5, 2.0), ((96, 96), (72, 132)))
+    assert (clips.shortest, clips.longest, clips.num_frames_of(clips.longest)) == (0.5, 2.0, 48)
+    assert [clips.duration_near(seconds) for seconds in (0.4793, 0.52, 0.53, 2.0, 2.1)] == [0.5, 0.5, None, 2.0, None]
+    assert configs.settings(make_config(), "clips.size") == {"clips.size": 96}, "one value stays one in fingerprints"
 
 
 @pytest.mark.parametrize(("text", "message"), [(None, "no configuration at"), ("a: [", "YAML"), ("3", "no mapping")])

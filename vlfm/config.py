@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from vlfm.artifacts import write_bytes
 from vlfm.errors import VLFMError
@@ -17,6 +17,30 @@ from vlfm.errors import VLFMError
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+Pixels = Annotated[int, Field(ge=8)]
+
+
+def _one_or_several(value: Any) -> str:
+    return "several" if isinstance(value, (list, tuple)) else "one"
+
+
+def _pairs(value: list[Any]) -> list[Any]:
+    if not value or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in value):
+        raise ValueError(
+            f"it is {value!r}; give the side of a square in pixels, or a list of pairs [height, width], "
+            "[[96, 96], [72, 128]] for example"
+        )
+    return value
+
+
+Durations = Annotated[
+    Annotated[Positive, Tag("one")] | Annotated[list[Positive], Field(min_length=1), Tag("several")],
+    Discriminator(_one_or_several),
+]
+Sizes = Annotated[
+    Annotated[Pixels, Tag("one")] | Annotated[list[tuple[Pixels, Pixels]], BeforeValidator(_pairs), Tag("several")],
+    Discriminator(_one_or_several),
+]
 
 
 class Section(BaseModel):
@@ -28,8 +52,8 @@ class Section(BaseModel):
 class Clips(Section):
     index: str
     fps: Positive
-    duration: Positive
-    size: Annotated[int, Field(ge=8)]
+    duration: Durations
+    size: Sizes
     shard_size: Count
     image: Literal["png", "jpg"]
     shot_threshold: Positive
@@ -38,16 +62,51 @@ class Clips(Section):
     max_bad: Share
 
     @property
+    def durations(self) -> tuple[float, ...]:
+        """The lengths T a clip may have, seconds, the shortest first."""
+        return tuple(sorted(self.duration)) if isinstance(self.duration, (list, tuple)) else (self.duration,)
+
+    @property
+    def shortest(self) -> float:
+        """The smallest T, seconds."""
+        return self.durations[0]
+
+    @property
+    def longest(self) -> float:
+        """The largest T, seconds."""
+        return self.durations[-1]
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """The sizes (height, width) a clip's frames may have, pixels, in the order given."""
+        if isinstance(self.size, (list, tuple)):
+            return tuple((height, width) for height, width in self.size)
+        return ((self.size, self.size),)
+
+    @property
     def num_frames(self) -> int:
-        """N, the frames of a clip."""
-        return round(self.fps * self.duration)
+        """N of the longest clips."""
+        return self.num_frames_of(self.longest)
+
+    def num_frames_of(self, duration: float) -> int:
+        """N, the frames of a clip of `duration` seconds."""
+        return round(self.fps * duration)
+
+    def duration_near(self, seconds: float) -> float | None:
+        """The duration that `seconds` stand for, to half a frame: numbers in a CSV have few decimals."""
+        return next((each for each in self.durations if abs(seconds - each) <= 0.5 / self.fps), None)
 
     @model_validator(mode="after")
     def _whole_frames(self):
-        if self.num_frames < 2 or abs(self.fps * self.duration - self.num_frames) > 1e-6:
-            raise ValueError(
-                f"fps × duration must be a whole number of frames, at least 2; it is {self.fps * self.duration:g}"
-            )
+        for duration in self.durations:
+            frames = self.num_frames_of(duration)
+            if frames < 2 or abs(self.fps * duration - frames) > 1e-6:
+                raise ValueError(
+                    f"fps × duration must be a whole number of frames, at least 2; it is {self.fps * duration:g}"
+                )
+        for name, values in (("duration", self.durations), ("size", self.sizes)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} lists a value twice; each makes shards of its own")
         return self
 
 
@@ -171,25 +230,28 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self):
-        if self.flow.order > self.clips.num_frames:
+        frames = self.clips.num_frames_of(self.clips.shortest)
+        if self.flow.order > frames:
             raise ValueError(
-                f"flow.order is {self.flow.order}, but a clip has only {self.clips.num_frames} frames "
-                "(clips.fps × clips.duration): a projection cannot have more orders than frames"
+                f"flow.order is {self.flow.order}, but a clip has only {frames} frames "
+                "(clips.fps × the shortest clips.duration): a projection cannot have more orders than frames"
             )
         if self.decoder.name == "embedded":
             # The other decoders say what their latents are when `vlfm prepare-decoder` has read them.
             embedded = self.decoder.embedded
-            if self.clips.size % embedded.patch:
-                raise ValueError(
-                    f"clips.size is {self.clips.size}, which decoder.embedded.patch = {embedded.patch} does not divide"
-                )
             if embedded.channels > 3 * embedded.patch**2:
                 raise ValueError(
                     f"decoder.embedded.channels is {embedded.channels}, more than the {3 * embedded.patch**2} "
                     "numbers of a patch (3 × patch²)"
                 )
-            positions = self.clips.size // embedded.patch
-            self.check_model((embedded.channels, positions, positions))
+            unit = embedded.patch * 2 ** (len(embedded.unet_channels) - 1)
+            for height, width in self.clips.sizes:
+                if height % unit or width % unit:
+                    raise ValueError(
+                        f"clips.size is {height}×{width} (height × width), and both sides must be multiples of {unit}: "
+                        "decoder.embedded.patch, doubled for every entry of decoder.embedded.unet_channels but one"
+                    )
+                self.check_model((embedded.channels, height // embedded.patch, width // embedded.patch))
         if self.training.pure_noise + self.training.lead_in > 1:
             raise ValueError("training.pure_noise + training.lead_in is more than 1")
         if self.training.batch_size % self.training.accumulate:
@@ -229,7 +291,7 @@ def parse(values: Mapping[str, Any], where: str = "config") -> Config:
     except ValidationError as error:
         lines = []
         for item in error.errors():
-            key = ".".join(str(part) for part in item["loc"])
+            key = _dotted(item["loc"], values)
             if item["type"] == "extra_forbidden":
                 lines.append(f"{key}: no such key; see config.yaml for all of them")
             elif item["type"] == "missing":
@@ -239,6 +301,20 @@ def parse(values: Mapping[str, Any], where: str = "config") -> Config:
             else:
                 lines.append(f"{key}: {item['msg']}; it is {item['input']!r}")
         raise VLFMError(f"{where} is not valid:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def _dotted(location: tuple[str | int, ...], values: Any) -> str:
+    """The dotted name of a key, without what pydantic adds about the type it tried."""
+    parts = []
+    for part in location:
+        if isinstance(values, Mapping):
+            values = values.get(part)
+        elif isinstance(values, (list, tuple)) and isinstance(part, int):
+            values = values[part] if part < len(values) else None
+        else:
+            continue
+        parts.append(str(part))
+    return ".".join(parts)
 
 
 def load(path: Path | str) -> Config:

@@ -1,8 +1,10 @@
 """DDIM both ways, against diffusers' own schedulers and a noise predictor with a known answer."""
 
+import itertools
+
 import pytest
 import torch
-from diffusers import DDIMInverseScheduler
+from diffusers import DDIMInverseScheduler, DDIMScheduler
 
 from vlfm.latents import inversion
 from vlfm.latents.embedded import EmbeddedDecoder, new_scheduler, new_unet
@@ -69,3 +71,48 @@ def test_embedded_decoder_round_trip_and_folder(tmp_path):
     decoder.save_pretrained(tmp_path)
     again = EmbeddedDecoder.from_pretrained(tmp_path, steps=6, refine=1)
     assert torch.equal(again.invert(pictures), latents)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_matches_plain_diffusers_loops_whatever_the_network_predicts(prediction):
+    scheduler = DDIMScheduler.from_config(new_scheduler().config, prediction_type=prediction)
+    unet = new_unet(4, 8, [32]).eval()
+    latents = torch.randn(2, 4, 8, 8)
+    inverse, forward = DDIMInverseScheduler.from_config(scheduler.config), DDIMScheduler.from_config(scheduler.config)
+    ours = inversion.invert(lambda x, t: unet(x, t).sample, latents, scheduler, 7)
+    back = inversion.generate(lambda x, t: unet(x, t).sample, ours, scheduler, 7)
+    for plain, start, reached in ((inverse, latents, ours), (forward, ours, back)):
+        plain.set_timesteps(7)
+        state = start
+        with torch.no_grad():
+            for timestep in plain.timesteps:
+                state = plain.step(unet(state, timestep).sample, timestep, state).prev_sample
+        assert torch.allclose(reached, state, atol=1e-5)
+
+
+def test_the_trajectory_leads_from_the_latents_to_their_noise():
+    scheduler = new_scheduler()
+    predict = gaussian_noise(scheduler)
+    latents = 0.5 * torch.randn(4, 4, 8, 8)
+    states = list(inversion.trajectory(predict, latents, scheduler, 6, 1))
+    assert len(states) == 7 and torch.equal(states[0], latents)
+    assert torch.equal(states[-1], inversion.invert(predict, latents, scheduler, 6, 1))
+    assert not any(torch.equal(one, other) for one, other in itertools.pairwise(states))
+
+
+def test_no_gradient_is_kept():
+    scheduler = new_scheduler()
+    weight = torch.ones((), requires_grad=True)
+    latents = torch.randn(1, 4, 8, 8)
+    assert not inversion.invert(lambda x, t: weight * x, latents, scheduler, 3).requires_grad
+    assert not inversion.generate(lambda x, t: weight * x, latents, scheduler, 3).requires_grad
+
+
+def test_precision_asked_for_is_given_and_auto_is_what_the_machine_multiplies(monkeypatch):
+    assert inversion.network_dtype("float32", "cuda") == torch.float32
+    assert inversion.network_dtype("bfloat16", "cpu") == torch.bfloat16
+    for has, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda has=has: has)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has: has)
+        assert inversion.network_dtype("auto", "cpu") == dtype
+        assert inversion.network_dtype("auto", torch.device("cuda", 0)) == dtype

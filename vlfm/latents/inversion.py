@@ -4,7 +4,8 @@ The update formulas are diffusers' own (`DDIMScheduler`, `DDIMInverseScheduler`)
 The state stays in float32 whatever the network runs in: half precision there costs more than it saves.
 """
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
@@ -12,7 +13,37 @@ from diffusers import DDIMInverseScheduler, DDIMScheduler
 NoisePredictor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
+def network_dtype(precision: str, device: torch.device | str) -> torch.dtype:
+    """What the network runs in for `inversion.precision` auto, float32 or bfloat16.
+
+    `auto` is bfloat16 where the device multiplies it in hardware of its own: a GPU that has it, a CPU with AMX.
+    """
+    if precision != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+    if torch.device(device).type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
 @torch.no_grad()
+def trajectory(
+    predict: NoisePredictor, latents: torch.Tensor, scheduler: DDIMScheduler, steps: int, refine: int = 0
+) -> Iterator[torch.Tensor]:
+    """The states that `invert` passes, from the latents themselves to their noise: `steps + 1` of (B, C, h, w)."""
+    inverse = DDIMInverseScheduler.from_config(scheduler.config)
+    inverse.set_timesteps(steps)
+    state = latents.float()
+    yield state
+    for timestep, on_device in _timesteps(inverse, state.device):
+        following = state
+        for _ in range(1 + refine):
+            following = inverse.step(predict(following, on_device), timestep, state).prev_sample
+        state = following
+        yield state
+
+
 def invert(
     predict: NoisePredictor, latents: torch.Tensor, scheduler: DDIMScheduler, steps: int, refine: int = 0
 ) -> torch.Tensor:
@@ -23,29 +54,30 @@ def invert(
     generation retraces the inversion ever more exactly.
 
     Args:
-        predict: (state, timestep) → model output, both float32.
+        predict: (state, timestep) → model output, both float32; the timestep has no dimensions and is on the
+            state's device.
         scheduler: the model's own; its configuration, not the inverse scheduler's class defaults (which clip
             the sample), decides the noise levels.
     """
-    inverse = DDIMInverseScheduler.from_config(scheduler.config)
-    inverse.set_timesteps(steps)
-    state = latents.float()
-    for timestep in inverse.timesteps:
-        following = state
-        for _ in range(1 + refine):
-            following = inverse.step(predict(following, timestep), timestep, state).prev_sample
-        state = following
-    return state
+    return deque(trajectory(predict, latents, scheduler, steps, refine), maxlen=1).pop()
 
 
 @torch.no_grad()
-def generate(
-    predict: NoisePredictor, noise: torch.Tensor, scheduler: DDIMScheduler, steps: int
-) -> torch.Tensor:
+def generate(predict: NoisePredictor, noise: torch.Tensor, scheduler: DDIMScheduler, steps: int) -> torch.Tensor:
     """Walk noise (B, C, h, w) to latents with deterministic DDIM (η = 0): the inverse of `invert`."""
     forward = DDIMScheduler.from_config(scheduler.config)
     forward.set_timesteps(steps)
     state = noise.float()
-    for timestep in forward.timesteps:
-        state = forward.step(predict(state, timestep), timestep, state).prev_sample
+    for timestep, on_device in _timesteps(forward, state.device):
+        state = forward.step(predict(state, on_device), timestep, state).prev_sample
     return state
+
+
+def _timesteps(
+    scheduler: DDIMScheduler | DDIMInverseScheduler, device: torch.device
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Each timestep for the scheduler, whose tables lie on the CPU, and for the network.
+
+    A tensor on a GPU would make every step of the scheduler wait for it, one on the CPU every call of the network.
+    """
+    return zip(scheduler.timesteps.tolist(), scheduler.timesteps.to(device), strict=True)

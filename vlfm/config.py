@@ -252,6 +252,14 @@ class Config(Section):
                         "decoder.embedded.patch, doubled for every entry of decoder.embedded.unet_channels but one"
                     )
                 self.check_model((embedded.channels, height // embedded.patch, width // embedded.patch))
+        if self.text.encoder == "clip" and not self.decoder.model:
+            raise ValueError(
+                "text.encoder clip is the text tower of decoder.model, which is null: name a folder or hub id there"
+            )
+        if self.inversion.null_text and self.decoder.name != "stable-diffusion":
+            raise ValueError(
+                f"inversion.null_text needs decoder.name stable-diffusion; {self.decoder.name} takes no guidance"
+            )
         if self.training.pure_noise + self.training.lead_in > 1:
             raise ValueError("training.pure_noise + training.lead_in is more than 1")
         if self.training.batch_size % self.training.accumulate:

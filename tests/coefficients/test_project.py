@@ -22,7 +22,16 @@ def polynomial_clip(name, config, degree, seed):
     g = LegendreBasis(degree + 1, config.clips.duration).evaluate(torch.from_numpy(times)).numpy()
     latents = np.einsum("chwn,tn->tchw", coefficients, g).astype(np.float32)
     return (
-        ClipLatents(name, latents, times, np.ones((4, 6), np.float32), np.ones(4, bool), name, float("nan")),
+        ClipLatents(
+            name,
+            latents,
+            times,
+            np.ones((4, 6), np.float32),
+            np.ones(4, bool),
+            name,
+            float("nan"),
+            config.clips.duration,
+        ),
         coefficients,
     )
 
@@ -30,7 +39,8 @@ def polynomial_clip(name, config, degree, seed):
 @pytest.fixture
 def projected(tmp_path, small_config):
     clips = [polynomial_clip(name, small_config, 3, seed) for seed, name in enumerate(["aa", "bb"])]
-    write_store(tmp_path / "s.zarr", [clip for clip, _ in clips], "float32", "f00d", {})
+    stored = [clip for clip, _ in clips]
+    write_store(tmp_path / "s.zarr", stored, "float32", "f00d", {}, fps=24, height=48, width=48)
     outputs = [tmp_path / name for name in ("s.tar", "s.json", "s.parquet")]
     project_shard(small_config, tmp_path / "s.zarr", *outputs)
     return clips, *outputs

@@ -264,10 +264,12 @@ def write_run(folder, config, clips=4):
             latents[3, 0, 0, 0] = np.nan
         random = np.random.default_rng(index)
         stored.append(
-            ClipLatents(name, latents, times, random.standard_normal((5, 6)), np.arange(5) < 4, "a square", 30.0)
+            ClipLatents(
+                name, latents, times, random.standard_normal((5, 6)), np.arange(5) < 4, "a square", 30.0, COUNT / 24
+            )
         )
     write_tar(folder / "clips" / "00000.tar", samples)
-    write_store(folder / "latents" / "00000.zarr", stored, "float32", "f00d", {})
+    write_store(folder / "latents" / "00000.zarr", stored, "float32", "f00d", {}, fps=24, height=24, width=24)
     (folder / "made").mkdir()
     _, tars, moments = write_shards(folder / "made", config)
     train(config, tars, moments, folder / "model", folder / "made", folder / "m.csv", torch.device("cpu"))

@@ -1,7 +1,8 @@
 """The latent store: one zarr group per shard, one chunk per clip, all chunks of an array in one file."""
 
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import zarr
 
 from vlfm.errors import VLFMError
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class ClipLatents:
         mask: (L,) bool.
         caption: the text.
         round_trip: PSNR in dB of the frames after inversion and regeneration; NaN if not measured.
+        duration: T, seconds.
+        rounding: RMS error that storing the latents in half precision made, relative to their RMS.
     """
 
     clip_id: str
@@ -35,29 +38,71 @@ class ClipLatents:
     mask: np.ndarray
     caption: str
     round_trip: float
+    duration: float
+    rounding: float = 0.0
 
 
 def write_store(
-    path: Path | str, clips: list[ClipLatents], dtype: str, fingerprint: str, about: dict[str, Any]
+    path: Path | str,
+    clips: Sequence[ClipLatents],
+    dtype: str,
+    fingerprint: str,
+    about: dict[str, Any],
+    *,
+    fps: float,
+    height: int,
+    width: int,
 ) -> None:
     """Write a shard's latents, whole, under a temporary name that becomes `path` at the end.
 
     Args:
+        clips: at least one; all of one duration and one shape.
         dtype: of the stored latents and embeddings, float16 or float32.
         fingerprint: identity of what made them.
         about: readable settings kept beside it.
+        fps, height, width: of the clips' frames.
+
+    Raises:
+        OSError: the disk is full, for example; nothing is left behind, and what was at `path` is still there.
     """
+    if len({clip.duration for clip in clips}) != 1:
+        raise ValueError("the clips of a shard share one duration")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    group = zarr.open_group(temporary, mode="w", zarr_format=3)
+    try:
+        _write_group(zarr.open_group(temporary, mode="w", zarr_format=3), clips, dtype).attrs.update(
+            {
+                "version": VERSION,
+                "fingerprint": fingerprint,
+                "about": about,
+                "duration": clips[0].duration,
+                "fps": fps,
+                "height": height,
+                "width": width,
+                "clip_ids": [clip.clip_id for clip in clips],
+                "captions": [clip.caption for clip in clips],
+            }
+        )
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_group(group: zarr.Group, clips: Sequence[ClipLatents], dtype: str) -> zarr.Group:
     arrays = {
-        "latents": np.stack([clip.latents for clip in clips]).astype(dtype),
+        "latents": np.stack([clip.latents.astype(dtype) for clip in clips]),
         "times": np.stack([clip.times for clip in clips]),
-        "tokens": np.stack([clip.tokens for clip in clips]).astype(dtype),
+        "tokens": np.stack([clip.tokens.astype(dtype) for clip in clips]),
         "mask": np.stack([clip.mask for clip in clips]),
         "round_trip": np.array([clip.round_trip for clip in clips], dtype=np.float32),
+        "rounding": np.array([clip.rounding for clip in clips], dtype=np.float32),
     }
     for name, values in arrays.items():
         # Latents hardly compress (3–8 %); reading a clip should cost one seek and no decompression.
@@ -70,21 +115,16 @@ def write_store(
             compressors=None,
         )
         array[...] = values
-    group.attrs.update(
-        {
-            "version": VERSION,
-            "fingerprint": fingerprint,
-            "about": about,
-            "clip_ids": [clip.clip_id for clip in clips],
-            "captions": [clip.caption for clip in clips],
-        }
-    )
-    shutil.rmtree(path, ignore_errors=True)
-    temporary.rename(path)
+    return group
 
 
 class LatentStore:
     """Reads a shard of latents; one clip costs one chunk, not the shard.
+
+    Attributes:
+        fingerprint, about: what made it.
+        duration, fps, height, width: of its clips: T in seconds, frames a second, pixels.
+        clip_ids, captions: in the order of the shard.
 
     Raises:
         VLFMError: if there is no store at `path`, or it is damaged or of another version.
@@ -93,21 +133,34 @@ class LatentStore:
     def __init__(self, path: Path | str):
         self.path = Path(path)
         try:
-            self._group = zarr.open_group(self.path, mode="r")
-            self._latents = self._group["latents"]
-            attributes = self._group.attrs.asdict()
+            group = zarr.open_group(self.path, mode="r")
+            attributes = group.attrs.asdict()
             version = attributes["version"]
+            if version != VERSION:
+                raise VLFMError(
+                    f"{path} has store version {version}, this code reads {VERSION}; "
+                    "remove it and run `vlfm invert` again"
+                )
+            self._arrays = dict(group.arrays())
+            self._latents = self._arrays["latents"]
             self.fingerprint: str = attributes["fingerprint"]
             self.about: dict[str, Any] = attributes["about"]
+            self.duration: float = attributes["duration"]
+            self.fps: float = attributes["fps"]
+            self.height: int = attributes["height"]
+            self.width: int = attributes["width"]
             self.clip_ids: list[str] = attributes["clip_ids"]
             self.captions: list[str] = attributes["captions"]
         except (OSError, KeyError, ValueError) as error:
             raise VLFMError(
                 f"{path} is no latent store, or a damaged one ({error}); remove it and run `vlfm invert` again"
             ) from error
-        if version != VERSION:
-            raise VLFMError(f"{path} has store version {version}, this code reads {VERSION}")
         self._position = {clip_id: index for index, clip_id in enumerate(self.clip_ids)}
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(N, C, h, w) of every clip."""
+        return self._latents.shape[1:]
 
     def __len__(self) -> int:
         return len(self.clip_ids)
@@ -123,9 +176,11 @@ class LatentStore:
         return ClipLatents(
             clip_id=clip_id,
             latents=np.asarray(self._latents[index]).astype(np.float32),
-            times=np.asarray(self._group["times"][index]),
-            tokens=np.asarray(self._group["tokens"][index]).astype(np.float32),
-            mask=np.asarray(self._group["mask"][index]),
+            times=np.asarray(self._arrays["times"][index]),
+            tokens=np.asarray(self._arrays["tokens"][index]).astype(np.float32),
+            mask=np.asarray(self._arrays["mask"][index]),
             caption=self.captions[index],
-            round_trip=float(self._group["round_trip"][index]),
+            round_trip=float(self._arrays["round_trip"][index]),
+            duration=self.duration,
+            rounding=float(self._arrays["rounding"][index]),
         )

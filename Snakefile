@@ -17,6 +17,7 @@ configfile: workflow.source_path("config.yaml")
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/clips.smk"
+include: "workflow/rules/captions.smk"
 include: "workflow/rules/latents.smk"
 include: "workflow/rules/coefficients.smk"
 include: "workflow/rules/training.smk"

@@ -120,6 +120,13 @@ def _invert(arguments):
     )
 
 
+def _empty_caption(arguments):
+    from vlfm.latents.load import load_caption_encoder
+    from vlfm.latents.text import write_empty_caption
+
+    write_empty_caption(arguments.output, load_caption_encoder(_config(arguments), _device(arguments)))
+
+
 def _project(arguments):
     from vlfm.coefficients.project import project_shard
 
@@ -212,6 +219,8 @@ def _parser() -> argparse.ArgumentParser:
     paths(sub, decoder="results/decoder")
     for name in ("clips", "output", "ledger"):
         sub.add_argument(f"--{name}", type=Path, required=True)
+    sub = command("empty-caption", _empty_caption, "embed the empty caption, for dropout and guidance", device=True)
+    paths(sub, output="results/captions/empty.safetensors")
     sub = command("project", _project, "project one shard of latents on Legendre polynomials", device=True)
     for name in ("latents", "output", "moments", "ledger"):
         sub.add_argument(f"--{name}", type=Path, required=True)

@@ -22,7 +22,7 @@ from vlfm.checkpoints import load_state, save_state
 from vlfm.clips.shards import DecodedClip, read_clips
 from vlfm.latents.decoder import VisualDecoder
 from vlfm.latents.frames import psnr, to_tensor
-from vlfm.latents.load import load_caption_encoder, load_decoder
+from vlfm.latents.load import caption_encoder_fingerprint, load_caption_encoder, load_decoder
 from vlfm.latents.store import VERSION, ClipLatents, LatentStore, write_store
 from vlfm.latents.text import CaptionEncoder
 
@@ -32,8 +32,9 @@ def latents_fingerprint(config: configs.Config, decoder_folder: Path) -> str:
     return fingerprint(
         {
             "version": VERSION,
-            **configs.settings(config, "inversion", "text", "clips.fps", "clips.duration", "clips.size"),
+            **configs.settings(config, "inversion", "clips.fps", "clips.duration", "clips.size"),
             "decoder": read_json(decoder_folder / "decoder.json")["fingerprint"],
+            "captions": caption_encoder_fingerprint(config),
         }
     )
 

@@ -93,7 +93,7 @@ def test_one_clip_is_read_without_the_shard(tmp_path, monkeypatch):
     latents = store["17"].latents
     monkeypatch.undo()
     assert np.array_equal(latents, many[17].latents.astype(np.float16).astype(np.float32))
-    own, whole = 2 * latents.size, (tmp_path / "s.zarr/latents/c/0/0/0/0").stat().st_size
+    own, whole = 2 * latents.size, (tmp_path / "s.zarr/latents/c/0/0/0/0/0").stat().st_size
     assert whole > 39 * own and own <= sum(read) < 1.2 * own
 
 

@@ -16,12 +16,12 @@ from tests.model_data import write_shards
 from vlfm.artifacts import write_tar
 from vlfm.errors import VLFMError
 from vlfm.evaluation import theory
-from vlfm.evaluation.render import FlowModel
 from vlfm.evaluation.theory_page import plain
 from vlfm.flow.projection import project, projection_matrix
 from vlfm.latents.embedded import EmbeddedDecoder, new_scheduler, new_unet
 from vlfm.latents.patch import PatchAutoencoder
 from vlfm.latents.store import ClipLatents, write_store
+from vlfm.model.flow_model import FlowModel
 from vlfm.training.trainer import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::vlfm.flow.projection.ProjectionWarning")
@@ -326,7 +326,7 @@ def test_gradients_go_through_the_generator(run):
 def test_predicted_coefficients_are_what_the_model_renders(run, config):
     folder, decoder, _ = run
     groups = theory.load_groups(folder, ["00000"], decoder)
-    model = FlowModel(folder / "model", torch.device("cpu"))
+    model = FlowModel.from_pretrained(folder / "model")
     predicted = theory.predict_coefficients(config, groups, model)
     z = theory.clip_noise(groups[1].clip_ids[0], config.seed, (8, 8, 8))[None]
     instants = torch.tensor([0.11, 0.29], dtype=torch.float64)

@@ -16,12 +16,13 @@ from vlfm.coefficients.shards import ClipCoefficients, read_shard
 from vlfm.errors import VLFMError
 from vlfm.evaluation.media import contact_sheet, write_mp4, write_png
 from vlfm.evaluation.metrics import METRICS
-from vlfm.evaluation.render import FlowModel, clip_noise, nearest_frames, rate_times
+from vlfm.evaluation.render import clip_noise, nearest_frames, rate_times
 from vlfm.flow.projection import reconstruct
 from vlfm.latents.decoder import VisualDecoder
 from vlfm.latents.frames import to_tensor, to_uint8
 from vlfm.latents.load import load_decoder
 from vlfm.latents.store import ClipLatents, LatentStore
+from vlfm.model.flow_model import FlowModel
 
 STAGES = ("decoder", "inversion", "projection", "network")
 COLUMNS = ("clip_id", "fps", "stage", *METRICS)
@@ -65,7 +66,7 @@ def evaluate(
     )
     partial = videos.parent / f".{videos.name}.partial-{identity}"
     partial.mkdir(parents=True, exist_ok=True)
-    model = FlowModel(results / "model", device)
+    model = FlowModel.from_pretrained(results / "model", device)
     decoder = load_decoder(config, results / "decoder", device)
     chosen = _choose(results, shards, config.evaluation.clips)
     rows: list[dict] = []
@@ -139,10 +140,13 @@ def _evaluate_clip(
         clip_noise(clip_id, config.seed, example.latents.latents.shape[1:])[None],
         torch.from_numpy(instants),
         config.evaluation.steps,
+        guidance=config.evaluation.guidance,
+        solver=config.evaluation.solver,
+        solver_steps=config.evaluation.solver_steps,
     )[0]
     projection = reconstruct(
         torch.from_numpy(example.coefficients.coefficients)[None],
-        model.path.basis.evaluate(torch.from_numpy(times))[None],
+        model.path().basis.evaluate(torch.from_numpy(times))[None],
     )[0]
     count = len(times)
     generated = decoder.generate(

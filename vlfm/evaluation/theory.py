@@ -21,7 +21,7 @@ from vlfm.artifacts import progress, write_bytes
 from vlfm.clips.shards import read_clips
 from vlfm.errors import VLFMError
 from vlfm.evaluation import plots
-from vlfm.evaluation.render import FlowModel, clip_noise
+from vlfm.evaluation.render import clip_noise
 from vlfm.evaluation.theory_page import describe, page, plain
 from vlfm.flow import theory
 from vlfm.flow.legendre import LegendreBasis
@@ -34,6 +34,7 @@ from vlfm.latents.embedded import EmbeddedDecoder
 from vlfm.latents.frames import to_tensor
 from vlfm.latents.load import load_decoder
 from vlfm.latents.store import LatentStore
+from vlfm.model.flow_model import FlowModel
 
 # Bounds on the work, whatever the size of the run.
 MAX_CLIPS = 64
@@ -493,7 +494,7 @@ def write_theory(config: configs.Config, shards: list[str], results: Path, outpu
         VLFMError: if a file of the run is missing or damaged.
     """
     decoder = load_decoder(config, results / "decoder", device)
-    model = FlowModel(results / "model", device)
+    model = FlowModel.from_pretrained(results / "model", device)
     groups = load_groups(results, shards, decoder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ProjectionWarning)  # what it warns of is what is measured

@@ -4,24 +4,30 @@ import torch
 from torch import Tensor
 
 
-def velocity_mse(prediction: Tensor, target: Tensor, sigma_dot: Tensor | None = None, floor: float = 1.0) -> Tensor:
-    """The paper's objective (Definition D.9), a scalar: mean over clips, times and latent entries of `|F −
-    dψ/dt|²`.
+def velocity_mse(
+    prediction: Tensor,
+    target: Tensor,
+    sigma_dot: Tensor | None = None,
+    floor: float = 1.0,
+    reduction: str = "mean",
+) -> Tensor:
+    """The paper's objective (Definition D.9): mean over clips, times and latent entries of `|F − dψ/dt|²`.
 
-    prediction, target: (B, [K,] *shape), per second.
+    prediction, target: (B, [K,] *shape), per unit of time.
     sigma_dot: (B,) or (B, K), dσ/dt at the same times: divides each time's error by `σ̇² + floor²`, which
     takes the schedule's energy, about 98 % of the target's under `paper`, out of the weighting (D5). Without
     it the loss is plain.
-    floor: per second, > 0; σ̇ vanishes at the frames, where the division would otherwise fail.
+    floor: > 0, per unit of time; σ̇ vanishes at the frames, where the division would otherwise fail.
+    reduction: `mean` for a scalar, `none` for one value a clip, (B,).
     """
     check_same_shape(prediction, target)
     error = (prediction - target).square()
     if sigma_dot is None:
-        return error.mean()
+        return _reduced(error, reduction)
     if not floor > 0:
         raise ValueError(f"the floor must be positive: dσ/dt is 0 at the frames; it is {floor}")
     per_time = error.flatten(sigma_dot.ndim).mean(-1)
-    return (per_time / (sigma_dot.to(error.dtype).square() + floor**2)).mean()
+    return _reduced(per_time / (sigma_dot.to(error.dtype).square() + floor**2), reduction)
 
 
 def parseval(prediction: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
@@ -32,7 +38,11 @@ def parseval(prediction: Tensor, target: Tensor, reduction: str = "mean") -> Ten
     reduction: `mean` for a scalar, `none` for one value a clip, (B,).
     """
     check_same_shape(prediction, target)
-    error = (prediction - target).square().sum(-1)
+    return _reduced((prediction - target).square().sum(-1), reduction)
+
+
+def _reduced(error: Tensor, reduction: str) -> Tensor:
+    """Errors (B, …), averaged over everything, or over all but the clips."""
     per_clip = error.flatten(1).mean(-1) if error.ndim > 1 else error
     if reduction == "none":
         return per_clip

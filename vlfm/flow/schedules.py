@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -123,6 +124,47 @@ class PaperSchedule(Schedule):
         decay = torch.exp(-self.alpha * t)
         scale = 1 - self.sigma_min
         return scale * (ripple + decay) + self.sigma_min, scale * (ripple_dot - self.alpha * decay)
+
+
+class SchedulePerClip(Schedule):
+    """Clips of different lengths side by side in one batch: each its own schedule, over shares of its length.
+
+    H has one shape whatever the length (Lemma 5.4); σ and m alone must know how many frames a clip has.
+
+    schedules: one for each length, all of duration 1. which: (B,), whole numbers, the schedule of each clip.
+    All are evaluated and one is taken: the numbers are few, and nothing waits for the device.
+    """
+
+    def __init__(self, schedules: Sequence[Schedule], which: Tensor):
+        if any(schedule.duration != 1 for schedule in schedules):
+            raise ValueError("schedules side by side measure time in shares of a clip's length: their duration is 1")
+        self.schedules, self.which = schedules, which
+        self.duration, self.sigma_min = 1.0, schedules[0].sigma_min
+
+    @property
+    def lead_in(self) -> Tensor:
+        """T/N of each clip, (B,), as a share of T."""
+        return self._taken(
+            [torch.full(self.which.shape, each.lead_in, device=self.which.device) for each in self.schedules]
+        )
+
+    @property
+    def starts_at_noise(self) -> bool:
+        return all(schedule.starts_at_noise for schedule in self.schedules)
+
+    def sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        values, slopes = zip(*(schedule.sigma(t) for schedule in self.schedules), strict=True)
+        return self._taken(values), self._taken(slopes)
+
+    def mean_scale(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        values, slopes = zip(*(schedule.mean_scale(t) for schedule in self.schedules), strict=True)
+        return self._taken(values), self._taken(slopes)
+
+    def _taken(self, values: Sequence[Tensor]) -> Tensor:
+        """Of one value a schedule, (B,) or (B, K) each, every clip's own."""
+        stacked = torch.stack(tuple(values))
+        which = self.which.reshape(1, -1, *(1,) * (stacked.ndim - 2)).expand_as(stacked[:1])
+        return stacked.gather(0, which)[0]
 
 
 SCHEDULES = {"exact": ExactSchedule, "paper": PaperSchedule}

@@ -1,27 +1,39 @@
 """The network: a caption-conditioned DiT (diffusers' PixArt transformer) with the flow's heads on top."""
 
+from collections.abc import Sequence
+
 import torch
 from diffusers import PixArtTransformer2DModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import ModelMixin
 
-from vlfm.flow.heads import HEADS, CoefficientsHead
+from vlfm.flow.heads import CoefficientsHead, DirectHead, VelocityHead
 
 # Of the patch embedding at the start; measured on the demo, where 1 makes training stall at the mean.
 INPUT_GAIN = 0.2
+# Sinusoids that tell a clip's length, and how far apart they put one that is twice as long.
+DURATION_CHANNELS = 256
+DURATION_OCTAVE = 100.0
 
 
 class VLFMTransformer(ModelMixin, ConfigMixin):
     """`F_θ(ψ_t, c, t)`, in units where the latents have unit mean square.
 
     Args:
-        head: `coefficients`: predicts Ĥ, C·s channels.
-        channels: C. positions: h = w of the latents. order: s. duration: T, seconds.
+        head: what `forward` returns. `coefficients`: Ĥ, C·s channels. `velocity` (the paper's): dψ/dt, C channels.
+            `direct` (Table 1, second row): the latent itself, C channels, from the caption and the time alone.
+        channels: C. positions: side of the latents; other sizes and shapes work too, their positions spread over the
+            same range. order: s.
+        durations: lengths T of the clips, seconds. If there are several, each clip's is told to the network, as one
+            token beside its caption's.
         patch, layers, heads, head_dim: of the DiT; DiT-XL/2 is patch 2, 28 layers, 16 heads of 72.
         caption_channels: width of the caption embeddings.
         gate: what the residual branches start multiplied by. 0 is adaLN-zero (Peebles & Xie, 2023), right for deep
             networks; 1 learns several times faster in shallow ones.
     """
+
+    _supports_gradient_checkpointing = True
 
     @register_to_config
     def __init__(
@@ -30,7 +42,7 @@ class VLFMTransformer(ModelMixin, ConfigMixin):
         channels: int = 4,
         positions: int = 32,
         order: int = 8,
-        duration: float = 0.5,
+        durations: Sequence[float] = (0.5,),
         patch: int = 2,
         layers: int = 28,
         heads: int = 16,
@@ -39,7 +51,7 @@ class VLFMTransformer(ModelMixin, ConfigMixin):
         gate: float = 0.0,
     ):
         super().__init__()
-        self.head: CoefficientsHead = HEADS[head](order)
+        self.head = _make_head(head, order)
         self.backbone = PixArtTransformer2DModel(
             num_attention_heads=heads,
             attention_head_dim=head_dim,
@@ -53,11 +65,17 @@ class VLFMTransformer(ModelMixin, ConfigMixin):
             # Given explicitly: at 128 positions the backbone would otherwise ask for image sizes as well.
             use_additional_conditions=False,
         )
-        # Root mean squares of the data, not learned: of the latents, of each order relative to them, and of the
-        # captions' embeddings.
+        self.duration_embedding = None
+        if len(durations) > 1:
+            self.duration_waves = Timesteps(DURATION_CHANNELS, flip_sin_to_cos=True, downscale_freq_shift=0)
+            self.duration_embedding = TimestepEmbedding(DURATION_CHANNELS, caption_channels)
+        # Root mean squares of the data, not learned: of the latents, of each order relative to them, of the
+        # captions' embeddings, and of dψ/dt.
         self.register_buffer("latent_scale", torch.ones(()))
         self.register_buffer("order_scale", torch.ones(order))
         self.register_buffer("caption_scale", torch.ones(()))
+        if head == "velocity":
+            self.register_buffer("velocity_scale", torch.ones(()))
         self._start(gate)
 
     @torch.no_grad()
@@ -76,34 +94,70 @@ class VLFMTransformer(ModelMixin, ConfigMixin):
             torch.nn.init.zeros_(block.attn2.to_out[0].bias)
         # At t = 0 the input is noise, to be ignored in favour of the position (of size 0.7) and the caption.
         backbone.pos_embed.proj.weight.mul_(INPUT_GAIN)
-        for layer in (backbone.caption_projection.linear_1, backbone.caption_projection.linear_2):
+        conditions = [backbone.caption_projection.linear_1, backbone.caption_projection.linear_2]
+        if self.duration_embedding is not None:
+            conditions += [self.duration_embedding.linear_1, self.duration_embedding.linear_2]
+        for layer in conditions:
             torch.nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
             torch.nn.init.zeros_(layer.bias)
 
-    def set_scales(self, mean_square: torch.Tensor, caption_mean_square: float) -> None:
-        """Take the scales from E[H_n²], (s,), whose sum by Parseval is the latents' mean square, and from the
-        captions' mean square.
+    def set_scales(self, mean_square: torch.Tensor, caption_mean_square: float, velocity: float = 1.0) -> None:
+        """Take the scales from the data.
+
+        Args:
+            mean_square: E[H_n²], (s,); its sum by Parseval is the latents' mean square.
+            caption_mean_square: of the entries of the captions' embeddings.
+            velocity: root mean square of dψ/dt, per second, for latents of unit mean square. So the head `velocity`
+                learns in unit scale.
         """
         total = mean_square.sum()
         self.latent_scale.copy_(total.sqrt())
         self.order_scale.copy_((mean_square / total).sqrt())
         self.caption_scale.fill_(caption_mean_square**0.5)
+        if self.config.head == "velocity":
+            self.velocity_scale.fill_(velocity)
 
-    def forward(self, psi: torch.Tensor, t: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Ĥ in units of `latent_scale`.
+    def forward(
+        self,
+        psi: torch.Tensor,
+        t: torch.Tensor,
+        tokens: torch.Tensor,
+        mask: torch.Tensor,
+        duration: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """What the head predicts, in units of `latent_scale`.
 
         Args:
-            psi: (B, C, h, w), scaled. t: (B,), seconds in [0, T].
+            psi: (B, C, h, w), scaled. The head `direct` does not look at it.
+            t: (B,), in [0, 1]: the share of the clip that has passed, seconds over T.
             tokens: (B, L, D), as the encoder gives them. mask: (B, L) bool.
+            duration: (B,), T in seconds; needed where there are several `durations`, else not looked at.
 
         Returns:
-            (B, C, h, w, s).
+            `coefficients`: (B, C, h, w, s). `velocity`: (B, C, h, w), per second. `direct`: (B, C, h, w).
         """
+        tokens = tokens / self.caption_scale
+        if self.duration_embedding is not None:
+            octaves = torch.log2(duration.float() / min(self.config.durations))
+            told = self.duration_embedding(self.duration_waves(octaves * DURATION_OCTAVE).to(tokens.dtype))
+            tokens = torch.cat([tokens, told[:, None].to(tokens.dtype)], 1)
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        if self.config.head == "direct":
+            psi = torch.zeros_like(psi)
         output = self.backbone(
             psi,
-            encoder_hidden_states=tokens / self.caption_scale,
+            encoder_hidden_states=tokens,
             # The backbone's frequencies were made for 1000 diffusion steps.
-            timestep=t * (1000.0 / self.config.duration),
+            timestep=t * 1000.0,
             encoder_attention_mask=mask.to(psi.dtype),
         ).sample
-        return self.head.coefficients(output).float() * self.order_scale
+        if self.config.head == "coefficients":
+            return self.head.coefficients(output).float() * self.order_scale
+        if self.config.head == "velocity":
+            return output.float() * self.velocity_scale
+        return output.float()
+
+
+def _make_head(name: str, order: int) -> CoefficientsHead | VelocityHead | DirectHead:
+    heads = {"coefficients": lambda: CoefficientsHead(order), "velocity": VelocityHead, "direct": DirectHead}
+    return heads[name]()

@@ -1,49 +1,67 @@
 """What a batch is trained on: the random numbers of each sample, and the loss of each clip.
 
 Everything random about a sample is a function of (seed, step, its position in the whole batch) alone, so that how a
-batch is divided among processes and parts changes nothing.
+batch is divided among processes and parts changes nothing. Time is measured in shares of a clip's length, so that
+clips of different lengths lie in one batch: H has one shape whatever the length (Lemma 5.4).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from vlfm import config as configs
+from vlfm.errors import VLFMError
 from vlfm.flow.legendre import LegendreBasis
-from vlfm.flow.losses import parseval
+from vlfm.flow.losses import parseval, velocity_mse
 from vlfm.flow.path import VideoLatentPath
-from vlfm.flow.schedules import make_schedule
-from vlfm.model.transformer import VLFMTransformer
+from vlfm.flow.schedules import Schedule, SchedulePerClip, make_schedule
 from vlfm.training.data import Batch
-from vlfm.training.times import sample_times
+from vlfm.training.times import place, sample_kinds
 
-
-def flow_path(config: configs.Config) -> VideoLatentPath:
-    """The basis and schedule that the configuration asks for."""
-    clips, flow = config.clips, config.flow
-    return VideoLatentPath(
-        LegendreBasis(flow.order, clips.duration),
-        make_schedule(flow.schedule, clips.num_frames, clips.duration, flow.sigma_min, flow.renoise, flow.alpha),
-    )
+Captions = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Draw:
-    """The random numbers of some samples: noise (B, C, h, w), times (B,) in seconds."""
+    """The random numbers of some samples.
+
+    Attributes:
+        noise: z, (B, C, h, w).
+        kinds, uniform: (B,), where in time; see `vlfm.training.times.place`.
+        uncaptioned: (B,) bool, which captions are replaced by the empty one.
+    """
 
     noise: torch.Tensor
-    times: torch.Tensor
+    kinds: torch.Tensor
+    uniform: torch.Tensor
+    uncaptioned: torch.Tensor
 
     def to(self, device: torch.device) -> "Draw":
         return Draw(*(value.to(device, non_blocking=True) for value in vars(self).values()))
 
 
 class Objective:
-    """The loss the configuration asks for."""
+    """The loss the configuration asks for.
 
-    def __init__(self, config: configs.Config):
+    Args:
+        empty_caption: tokens (L, D) and mask (L,) of the empty caption, for `training.caption_dropout`.
+
+    Raises:
+        VLFMError: if captions are to be dropped and there is no empty one.
+    """
+
+    def __init__(self, config: configs.Config, empty_caption: Captions | None = None):
+        if config.training.caption_dropout and empty_caption is None:
+            raise VLFMError(
+                f"training.caption_dropout is {config.training.caption_dropout:g}, but there is no embedding of the empty "
+                "caption: run `snakemake --cores all train`, or `vlfm empty-caption` before `vlfm train`"
+            )
         self.config = config
-        self.path = flow_path(config)
+        self.empty_caption = empty_caption
+        self.durations = config.clips.durations
+        self.schedules = [unit_schedule(config, duration) for duration in self.durations]
+        self.basis = LegendreBasis(config.flow.order, 1.0)
 
     def draw(self, step: int, positions: range, shape: tuple[int, int, int]) -> Draw:
         """The random numbers of the samples at `positions` of the batch of step `step`.
@@ -53,28 +71,64 @@ class Objective:
         """
         settings, seed = self.config.training, self.config.seed
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        times = sample_times(
-            settings.batch_size,
-            self.path.duration,
-            self.path.schedule.lead_in,
-            settings.pure_noise,
-            settings.lead_in,
-            generator,
-        )
+        kinds, uniform = sample_kinds(settings.batch_size, settings.pure_noise, settings.lead_in, generator)
+        uncaptioned = torch.rand(settings.batch_size, generator=generator) < settings.caption_dropout
         noise = torch.empty(len(positions), *shape)
         for index, position in enumerate(positions):
             generator.manual_seed((seed * 1_000_003 + step) * 65_537 + 1 + position)
             noise[index].normal_(generator=generator)
-        return Draw(noise, times[list(positions)])
+        chosen = list(positions)
+        return Draw(noise, kinds[chosen], uniform[chosen], uncaptioned[chosen])
 
-    def __call__(self, model: VLFMTransformer, batch: Batch, draw: Draw, scale: torch.Tensor) -> torch.Tensor:
-        """The loss of each clip, (B,), in units of the latents' mean square.
+    def __call__(
+        self, model: Callable[..., torch.Tensor], batch: Batch, draw: Draw, scale: torch.Tensor
+    ) -> torch.Tensor:
+        """The loss of each clip, (B,).
+
+        `coefficients`: the Parseval loss, in units of the latents' mean square. `direct`: the error of H g(t) in the
+        same units, whose mean over uniform times is the former. `velocity`: the error of dψ/dt, in units of those
+        latents a frame interval: there σ̇ is of order 1, whatever the frame rate, and so is what is added to σ̇² where
+        `training.weighting` divides by it.
 
         Args:
             model: called as `VLFMTransformer` is; it may be wrapped.
             scale: the network's `latent_scale`.
         """
+        settings, head = self.config.training, self.config.model.head
         coefficients = batch.coefficients / scale
-        psi = self.path.sample(coefficients, draw.noise, draw.times).psi
-        prediction = model(psi, draw.times, batch.tokens, batch.mask)
-        return parseval(prediction, coefficients, reduction="none")
+        path = VideoLatentPath(self.basis, self._schedule(batch))
+        t = place(draw.kinds, draw.uniform, path.schedule.lead_in, settings.emphasis)
+        sample = path.sample(coefficients, draw.noise, t)
+        tokens, mask = self._captions(batch, draw)
+        duration = batch.duration if len(self.durations) > 1 else None
+        prediction = model(sample.psi, t, tokens, mask, duration)
+        if head == "coefficients":
+            return parseval(prediction, coefficients, reduction="none")
+        if head == "direct":
+            return velocity_mse(prediction, path.mean(coefficients, t)[0], reduction="none")
+        interval = torch.as_tensor(path.schedule.lead_in, dtype=t.dtype, device=t.device).expand_as(t)
+        sigma_dot = sample.sigma_dot * interval if settings.weighting == "inverse_energy" else None
+        target = sample.velocity * interval.reshape(-1, *(1,) * (sample.velocity.ndim - 1))
+        return velocity_mse(prediction / self.config.clips.fps, target, sigma_dot, reduction="none")
+
+    def _schedule(self, batch: Batch) -> Schedule:
+        if len(self.durations) == 1:
+            return self.schedules[0]
+        known = torch.tensor(self.durations, device=batch.duration.device)
+        return SchedulePerClip(self.schedules, (batch.duration[:, None] - known).abs().argmin(1))
+
+    def _captions(self, batch: Batch, draw: Draw) -> Captions:
+        if not self.config.training.caption_dropout:
+            return batch.tokens, batch.mask
+        tokens, mask = (value.to(batch.tokens.device, non_blocking=True) for value in self.empty_caption)
+        return (
+            torch.where(draw.uncaptioned[:, None, None], tokens.to(batch.tokens.dtype), batch.tokens),
+            torch.where(draw.uncaptioned[:, None], mask, batch.mask),
+        )
+
+
+def unit_schedule(config: configs.Config, duration: float) -> Schedule:
+    """The configured schedule of clips of `duration` seconds, over shares of their length."""
+    clips, flow = config.clips, config.flow
+    frames = clips.num_frames_of(duration)
+    return make_schedule(flow.schedule, frames, 1.0, flow.sigma_min, flow.renoise, flow.alpha * duration)

@@ -15,32 +15,13 @@ from vlfm.artifacts import Stopwatch, fingerprint, progress, write_json
 from vlfm.checkpoints import load_state, save_state
 from vlfm.errors import VLFMError
 from vlfm.learning_rate import warmup_cosine
+from vlfm.model.flow_model import FlowModel
 from vlfm.model.transformer import VLFMTransformer
-from vlfm.training.data import Batch, Moments, batches, read_moments
+from vlfm.training.data import Batch, batches, read_moments
+from vlfm.training.network import new_model
 from vlfm.training.objective import Objective
 
 LOG_EVERY = 10
-
-
-def new_model(config: configs.Config, moments: Moments) -> VLFMTransformer:
-    """A network of the configured size, initialised from the configured seed."""
-    torch.manual_seed(config.seed)
-    channels, positions, _ = moments.shape
-    model = VLFMTransformer(
-        head=config.model.head,
-        channels=channels,
-        positions=positions,
-        order=config.flow.order,
-        duration=config.clips.duration,
-        patch=config.model.patch,
-        layers=config.model.layers,
-        heads=config.model.heads,
-        head_dim=config.model.head_dim,
-        caption_channels=moments.caption_channels,
-        gate=config.model.gate,
-    )
-    model.set_scales(moments.mean_square, moments.caption_mean_square)
-    return model
 
 
 def new_optimizer(config: configs.Config, model: VLFMTransformer) -> torch.optim.Optimizer:
@@ -186,15 +167,7 @@ def train(
             save_state(folder / f"step-{trainer.step:08d}.safetensors", trainer.state())
             prune(folder, settings.keep)
     bar.close()
-    trainer.model.eval().save_pretrained(output / "transformer")
-    write_json(
-        output / "flow.json",
-        {
-            "duration": config.clips.duration,
-            "num_frames": config.clips.num_frames,
-            **configs.settings(config, "flow")["flow"],
-        },
-    )
+    FlowModel.of(config, trainer.model.eval()).save_pretrained(output)
     write_json(output / "training.json", {"fingerprint": identity, "steps": trainer.step, "clips": moments.clips})
 
 

@@ -1,0 +1,215 @@
+"""A trained network with its flow: caption embeddings and noise → latents of a clip at any times."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from vlfm import config as configs
+from vlfm.artifacts import atomic_path, read_json, write_json
+from vlfm.errors import VLFMError
+from vlfm.flow import readout
+from vlfm.flow.legendre import LegendreBasis
+from vlfm.flow.path import VideoLatentPath
+from vlfm.flow.schedules import make_schedule
+from vlfm.flow.solvers import check_query_times, ode, render
+from vlfm.model.transformer import VLFMTransformer
+
+Captions = tuple[torch.Tensor, torch.Tensor]
+EMPTY_CAPTION = "empty_caption.safetensors"
+
+
+@dataclass
+class FlowModel:
+    """A network and the paths it was trained on.
+
+    Attributes:
+        transformer: in evaluation mode.
+        flow: order and schedule. fps, durations: of the clips it was trained on, frames a second and seconds.
+        empty_caption: tokens (L, D) and mask (L,), for guidance; None if it never saw one.
+        evaluations: of the network for each clip, in the last call of `latents`; a guided one counts twice.
+    """
+
+    transformer: VLFMTransformer
+    flow: configs.Flow
+    fps: float
+    durations: tuple[float, ...]
+    empty_caption: Captions | None = None
+    evaluations: int = 0
+
+    @classmethod
+    def of(cls, config: configs.Config, transformer: VLFMTransformer, empty_caption: Captions | None = None) -> Self:
+        """The model of a network trained with this configuration."""
+        return cls(transformer, config.flow, config.clips.fps, config.clips.durations, empty_caption)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str, device: torch.device | str = "cpu") -> Self:
+        """Read what `save_pretrained` wrote.
+
+        Raises:
+            VLFMError: if there is no trained model.
+        """
+        folder = Path(folder)
+        if not (folder / "flow.json").exists():
+            raise VLFMError(f"there is no trained model in {folder}; run `snakemake --cores all train`")
+        about = read_json(folder / "flow.json")
+        try:
+            flow = configs.Flow(**about["flow"])
+            fps, durations = float(about["fps"]), tuple(about["durations"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise VLFMError(f"{folder / 'flow.json'} was written by another version ({error}); train again") from error
+        transformer = VLFMTransformer.from_pretrained(folder / "transformer", use_safetensors=True)
+        transformer.eval().requires_grad_(False)
+        empty = None
+        if (folder / EMPTY_CAPTION).exists():
+            read = load_file(folder / EMPTY_CAPTION)
+            empty = read["tokens"], read["mask"]
+        return cls(transformer, flow, fps, durations, empty).to(device)
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write `transformer/`, `flow.json` and, if there is one, the empty caption's embedding."""
+        folder = Path(folder)
+        self.transformer.save_pretrained(folder / "transformer")
+        write_json(
+            folder / "flow.json",
+            {"flow": self.flow.model_dump(), "fps": self.fps, "durations": list(self.durations)},
+        )
+        if self.empty_caption is not None:
+            tokens, mask = (value.cpu().contiguous() for value in self.empty_caption)
+            with atomic_path(folder / EMPTY_CAPTION) as temporary:
+                save_file({"tokens": tokens, "mask": mask}, temporary)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the network; returns the model."""
+        self.transformer.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return self.transformer.device
+
+    def path(self, duration: float | None = None) -> VideoLatentPath:
+        """The path, in seconds, of clips of `duration` seconds; by default the longest it was trained on.
+
+        Raises:
+            VLFMError: for a length it was not trained on.
+        """
+        duration = self._known(duration)
+        flow, frames = self.flow, round(self.fps * duration)
+        return VideoLatentPath(
+            LegendreBasis(flow.order, duration),
+            make_schedule(flow.schedule, frames, duration, flow.sigma_min, flow.renoise, flow.alpha),
+        )
+
+    def _known(self, duration: float | None) -> float:
+        if duration is None:
+            return max(self.durations)
+        nearest = min(self.durations, key=lambda known: abs(known - duration))
+        if abs(nearest - duration) > 1e-6:
+            known = ", ".join(f"{each:g}" for each in self.durations)
+            raise VLFMError(
+                f"the model was trained on clips of {known} s, not of {duration:g} s; ask for such a length"
+            )
+        return nearest
+
+    @torch.no_grad()
+    def latents(
+        self,
+        tokens: torch.Tensor,
+        mask: torch.Tensor,
+        noise: torch.Tensor,
+        times: torch.Tensor,
+        steps: int = 1,
+        *,
+        duration: float | None = None,
+        guidance: float = 1.0,
+        solver: str = "midpoint",
+        solver_steps: int = 4,
+    ) -> torch.Tensor:
+        """Latents u_t, (B, K, C, h, w), in the units of the visual decoder.
+
+        Args:
+            tokens: (B, L, D). mask: (B, L). noise: z, (B, C, h, w).
+            times: (K,) seconds in (0, T], for all clips; the head `coefficients` takes (B, K) as well.
+            steps: network evaluations of the head `coefficients`; see `vlfm.flow.solvers.exponential`.
+            duration: T of these clips, seconds; by default the longest the model was trained on.
+            guidance: w of classifier-free guidance (Ho & Salimans, 2022): the prediction is that of the empty caption
+                plus w times what the caption changes. 1 is off.
+            solver, solver_steps: of the head `velocity`: euler, midpoint or dopri5, and its steps between two frames.
+
+        The head `direct` is evaluated once for each time.
+
+        Raises:
+            VLFMError: for times outside the clip, a length the model was not trained on, or guidance of a model that
+                was trained without caption dropout.
+        """
+        path = self.path(duration)
+        network = _Predictor(self, tokens, mask, path.duration, guidance)
+        noise, times = noise.to(self.device), times.to(self.device)
+        head = self.transformer.config.head
+        if head == "coefficients":
+            values = render(network, noise, path, times, steps)
+        elif head == "velocity":
+            values = _integrated(network, noise, path, times, solver, solver_steps)
+        else:
+            values = torch.stack(
+                [
+                    network(noise, t.expand(len(noise)))
+                    for t in check_query_times(times, path.duration, noise).unbind(1)
+                ],
+                1,
+            )
+        self.evaluations = network.evaluations
+        return values.float() * self.transformer.latent_scale
+
+
+class _Predictor:
+    """The network with its captions bound: (ψ, t in seconds) → what its head predicts."""
+
+    def __init__(self, model: FlowModel, tokens: torch.Tensor, mask: torch.Tensor, duration: float, guidance: float):
+        self.network, self.guidance, self.evaluations = model.transformer, guidance, 0
+        self.tokens, self.mask = tokens.to(model.device), mask.to(model.device)
+        self.duration = torch.full((len(tokens),), duration, device=model.device)
+        if guidance != 1:
+            if model.empty_caption is None:
+                raise VLFMError(
+                    f"guidance {guidance:g} needs a model that was trained with empty captions among the others: set "
+                    "training.caption_dropout, 0.1 for example, and train again; or leave guidance at 1"
+                )
+            empty_tokens, empty_mask = (value.to(model.device) for value in model.empty_caption)
+            # Both in one batch; the guided half last.
+            self.tokens = torch.cat([empty_tokens.expand_as(self.tokens), self.tokens])
+            self.mask = torch.cat([empty_mask.expand_as(self.mask), self.mask])
+            self.duration = self.duration.repeat(2)
+
+    def __call__(self, psi: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        share = (t / self.duration[: len(t)]).to(psi.dtype)
+        if self.guidance == 1:
+            self.evaluations += 1
+            return self.network(psi, share, self.tokens, self.mask, self.duration)
+        self.evaluations += 2
+        both = self.network(psi.repeat(2, 1, 1, 1), share.repeat(2), self.tokens, self.mask, self.duration)
+        empty, captioned = both.chunk(2)
+        return empty + self.guidance * (captioned - empty)
+
+
+def _integrated(
+    field: _Predictor, noise: torch.Tensor, path: VideoLatentPath, times: torch.Tensor, solver: str, solver_steps: int
+) -> torch.Tensor:
+    """û at the times by solving dψ/dt = F from the noise; fixed-step solvers pass through every time asked for."""
+    if times.ndim != 1:
+        raise VLFMError("the head velocity renders all clips at the same times: give (K,)")
+    readout.check_scale(path.schedule.mean_scale(times)[0])
+    wanted = check_query_times(times, path.duration, noise)[0].double()
+    grid = wanted
+    if solver != "dopri5":
+        step = path.schedule.lead_in / solver_steps
+        own = torch.arange(1, round(path.duration / step) + 1, dtype=wanted.dtype, device=wanted.device) * step
+        grid = torch.cat([own[own < wanted.max()], wanted])
+    # Times a rounding apart are one time.
+    grid, places = torch.unique((grid / path.duration).mul(2**40).round(), return_inverse=True)
+    grid = grid.div(2**40).mul(path.duration)
+    psi = ode(field, noise, grid, path.duration, solver)[:, places[-len(wanted) :]]
+    return readout.mean(psi, noise, wanted[None], path.schedule)

@@ -1,0 +1,59 @@
+"""The network a run trains: made to the configured size, and saved as a folder."""
+
+from pathlib import Path
+
+import torch
+
+from vlfm import config as configs
+from vlfm.artifacts import write_json
+from vlfm.errors import VLFMError
+from vlfm.model.transformer import VLFMTransformer
+from vlfm.training.data import Moments
+
+
+def new_model(config: configs.Config, moments: Moments) -> VLFMTransformer:
+    """A network of the configured size, initialised from the configured seed.
+
+    Raises:
+        VLFMError: if it does not fit the shards.
+    """
+    if moments.order != config.flow.order:
+        raise VLFMError(
+            f"the coefficient shards are of order {moments.order}, flow.order is {config.flow.order}; "
+            "run `snakemake` again, which projects anew"
+        )
+    try:
+        for shape in moments.shapes:
+            config.check_model(shape)
+    except ValueError as error:
+        raise VLFMError(str(error)) from None
+    torch.manual_seed(config.seed)
+    channels, *sides = moments.shape
+    model = VLFMTransformer(
+        head=config.model.head,
+        channels=channels,
+        positions=max(sides),
+        order=config.flow.order,
+        durations=moments.durations,
+        patch=config.model.patch,
+        layers=config.model.layers,
+        heads=config.model.heads,
+        head_dim=config.model.head_dim,
+        caption_channels=moments.caption_channels,
+        gate=config.model.gate,
+    )
+    model.set_scales(moments.mean_square, moments.caption_mean_square)
+    return model
+
+
+def save_model(config: configs.Config, model: VLFMTransformer, output: Path) -> None:
+    """Write the trained network and the flow's settings to the folder `output`, diffusers-style."""
+    model.save_pretrained(output / "transformer")
+    write_json(
+        output / "flow.json",
+        {
+            "duration": config.clips.longest,
+            "num_frames": config.clips.num_frames,
+            **configs.settings(config, "flow")["flow"],
+        },
+    )

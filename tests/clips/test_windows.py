@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from vlfm.clips.windows import choose_frames, cut_windows, nearest, slack
+from vlfm.clips.windows import choose_frames, choose_size, cut_windows, nearest, slack
 from vlfm.errors import BadClip
 
 
@@ -103,19 +103,63 @@ def test_what_is_lacking_is_said_in_numbers(shown, start, message):
     start=st.floats(0, 50),
     length=st.floats(0.1, 30),
     cuts=st.lists(st.floats(0, 80), max_size=12),
-    duration=st.sampled_from([0.5, 0.75, 2.0]),
+    durations=st.sampled_from([[0.5], [0.75], [2.0], [0.5, 1.0], [2.0, 0.75, 0.5]]),
 )
-def test_windows_fill_shots_and_cross_no_cut(start, length, cuts, duration):
-    windows = cut_windows(start, start + length, cuts, duration)
+def test_windows_fill_shots_and_cross_no_cut(start, length, cuts, durations):
+    windows = cut_windows(start, start + length, cuts, durations)
     near = 2e-5
     assert windows == sorted(windows)
     for first, last in windows:
-        assert last - first == pytest.approx(duration, abs=1e-6)
+        assert min(abs(last - first - duration) for duration in durations) < 1e-6
         assert start - near <= first and last <= start + length + near
         assert not [cut for cut in cuts if first + near < cut < last - near]
     for (_, last), (first, _) in itertools.pairwise(windows):
         assert first >= last - near
     edges = [start, *sorted(c for c in cuts if start < c < start + length), start + length]
-    most = sum(int((b - a + near) / duration) for a, b in itertools.pairwise(edges))
-    least = sum(int((b - a - near) / duration) for a, b in itertools.pairwise(edges))
-    assert least <= len(windows) <= most
+    for left, right in itertools.pairwise(edges):
+        inside = [window for window in windows if left - near <= window[0] and window[1] <= right + near]
+        for index, (first, last) in enumerate(inside):
+            fitting = [duration for duration in durations if duration <= right - first + near]
+            assert last - first == pytest.approx(max(fitting), abs=1e-6) or right - first == pytest.approx(max(fitting))
+            assert first == pytest.approx(inside[index - 1][1] if index else left, abs=1e-5), "no gap within a shot"
+        rest = right - (inside[-1][1] if inside else left)
+        assert rest < min(durations) + near, "what remains is too short for any"
+
+
+def test_the_longest_that_fits_then_the_next_shorter():
+    windows = cut_windows(0.0, 10.0, [4.6], [0.5, 2.0, 1.0])
+    lengths = [last - first for first, last in windows]
+    assert windows[:3] == [(0.0, 2.0), (2.0, 4.0), (4.0, 4.5)]
+    assert lengths == pytest.approx([2, 2, 0.5, 2, 2, 1])
+
+
+@pytest.mark.parametrize(
+    ("shown", "sizes", "chosen"),
+    [
+        ((640, 480), [(96, 96), (72, 128)], (96, 96)),  # 4:3 lies midway, and both have as many pixels
+        ((1280, 720), [(96, 96), (72, 128)], (72, 128)),
+        ((720, 1280), [(96, 96), (72, 128)], (96, 96)),
+        ((720, 1280), [(96, 96), (72, 128), (128, 72)], (128, 72)),
+        ((640, 360), [(96, 96), (180, 320), (360, 640), (720, 1280)], (360, 640)),
+        ((300, 169), [(96, 96), (180, 320), (360, 640)], (180, 320)),  # none is filled: the smallest
+        ((100, 100), [(64, 128), (128, 64)], (64, 128)),  # equally far both ways, none is filled
+    ],
+)
+def test_the_size_nearest_in_aspect_ratio(shown, sizes, chosen):
+    assert choose_size(*shown, sizes) == chosen
+    assert choose_size(*shown, sizes[::-1]) == chosen, "the order of the list decides nothing"
+
+
+@given(
+    width=st.integers(8, 4000),
+    height=st.integers(8, 4000),
+    sizes=st.lists(st.tuples(st.integers(8, 1000), st.integers(8, 1000)), min_size=1, max_size=6, unique=True),
+)
+def test_no_other_size_keeps_more_of_the_picture(width, height, sizes):
+    """The share of the picture within the centre crop is largest for the size chosen."""
+
+    def kept(size):
+        shape = size[1] / size[0]
+        return min(width, height * shape) * min(height, width / shape) / (width * height)
+
+    assert kept(choose_size(width, height, sizes)) == pytest.approx(max(map(kept, sizes)), rel=1e-6)

@@ -147,7 +147,7 @@ def decode(files, settings, name, starts, **changes):
     source = str(files / name)
     ends = [start + 0.5 for start in starts]
     plan = [
-        Clip(clip_id(source, s, e), source, s, e, "a", row, 0)
+        Clip(clip_id(source, s, e), source, s, e, "a", row, 0, 96, 96)
         for row, (s, e) in enumerate(zip(starts, ends, strict=True), 2)
     ]
     out = files / "decoded"

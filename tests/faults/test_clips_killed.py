@@ -37,7 +37,7 @@ def clips():
 def plan(folder, sources=SOURCES):
     windows = [(source, start) for source in sources for start in (0.0, 0.5, 1.5, 2.5)]
     made = [
-        Clip(clip_id(source, start, start + 0.5), source, start, start + 0.5, "a", row, 0)
+        Clip(clip_id(source, start, start + 0.5), source, start, start + 0.5, "a", row, 0, 96, 96)
         for row, (source, start) in enumerate(windows, 2)
     ]
     write_manifest(folder / "m.parquet", made)
@@ -123,7 +123,7 @@ def test_work_under_other_settings_is_not_used(clips, whole, tmp_path, monkeypat
     plan(tmp_path)
     monkeypatch.setattr(decode, "check_share_of_bad", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        run(clips.model_copy(update={"size": 48}), tmp_path)
+        run(clips.model_copy(update={"image": "jpg"}), tmp_path)
     monkeypatch.undo()
     assert len(pieces(tmp_path)) == 8
     assert run(clips, tmp_path) == whole
@@ -134,7 +134,7 @@ def test_a_replaced_file_does_not_find_the_clips_of_the_old_one(clips, tmp_path,
     one, other = (package_file(source) for source in SOURCES)
     video = tmp_path / "v.mp4"
     video.write_bytes(one.read_bytes())
-    write_manifest(tmp_path / "m.parquet", [Clip("a" * 16, str(video), 0.0, 0.5, "a", 2, 0)])
+    write_manifest(tmp_path / "m.parquet", [Clip("a" * 16, str(video), 0.0, 0.5, "a", 2, 0, 96, 96)])
     monkeypatch.setattr(decode, "check_share_of_bad", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(clips, tmp_path)
@@ -217,7 +217,7 @@ def endless(tmp_path):
     found = media.probe(package_file(SOURCES[0]), 20)
     clip = {"clip_id": "a", "start": 0.0, "end": 0.5, "source": "s", "caption": "c", "piece": str(tmp_path / "a.tar")}
     task = {"do": "decode", "file": str(path), "media": vars(found), "reported": None, "fps": 24.0, "duration": 0.5}
-    return path, task | {"count": 12, "size": 32, "image": "png", "clips": [clip]}
+    return path, task | {"count": 12, "height": 32, "width": 32, "image": "png", "clips": [clip]}
 
 
 @pytest.mark.parametrize("decoder", ["decord", "ffmpeg"])

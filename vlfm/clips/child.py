@@ -77,21 +77,22 @@ class _Errors:
 # ----------------------------------------------------------------------------------------- decoding
 
 
-def square(frame: np.ndarray, aspect: float, size: int) -> np.ndarray:
-    """The centre square of a frame as it is shown, resized.
+def crop(frame: np.ndarray, aspect: float, height: int, width: int) -> np.ndarray:
+    """The largest part of a frame, as it is shown, that is shaped as `height` × `width`; its centre, resized.
 
     Args:
-        frame: uint8 (height, width, 3).
+        frame: uint8 (rows, columns, 3).
         aspect: width of a pixel over its height.
 
     Returns:
-        uint8 (size, size, 3).
+        uint8 (height, width, 3).
     """
-    height, width = frame.shape[:2]
-    side = min(width * aspect, height)
-    left, top = (width - side / aspect) / 2, (height - side) / 2
-    box = (left, top, left + side / aspect, top + side)
-    return np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.LANCZOS, box=box))
+    rows, columns = frame.shape[:2]
+    shape = width / height
+    across, down = min(columns, rows * shape / aspect), min(rows, columns * aspect / shape)
+    left, top = (columns - across) / 2, (rows - down) / 2
+    box = (left, top, left + across, top + down)
+    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS, box=box))
 
 
 class Window:
@@ -164,7 +165,7 @@ def _decode(task: dict[str, Any], errors: _Errors) -> Iterator[dict[str, Any]]:
     """Decode clips of one source with one decoder.
 
     Task: `file`, `media`, `decoder`, `reported` (frames the container announces, or null), `fps`, `duration`,
-    `count`, `size`, `image`, `clips`: [{clip_id, source, start, end, caption, piece}] sorted by start.
+    `count`, `height`, `width`, `image`, `clips`: [{clip_id, source, start, end, caption, piece}] sorted by start.
     """
     media = Media(**task["media"])
     if task["decoder"] == "decord":
@@ -199,7 +200,8 @@ def _emit(frames, clips, task, complaint: Callable[[], str | None]) -> Iterator[
     trusted = task["decoder"] == "ffmpeg"
     step = task["duration"] / task["count"]
     began = time.monotonic()
-    for item in collect(frames, clips, task["duration"], step, lambda frame: square(frame, media.aspect, task["size"])):
+    size = task["height"], task["width"]
+    for item in collect(frames, clips, task["duration"], step, lambda frame: crop(frame, media.aspect, *size)):
         if item is None:
             complaint()
             yield {}
@@ -227,6 +229,8 @@ def _emit(frames, clips, task, complaint: Callable[[], str | None]) -> Iterator[
             "caption": clip["caption"],
             "duration": task["duration"],
             "fps": task["fps"],
+            "height": task["height"],
+            "width": task["width"],
             "times": times.tolist(),
             "shown": [window.shown[index] for index in chosen],
             "decoder": task["decoder"],

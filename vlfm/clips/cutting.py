@@ -1,4 +1,4 @@
-"""Rows and whole videos → windows of T seconds that cross no cut."""
+"""Rows and whole videos → windows that cross no cut, and the size of their frames."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from vlfm import config
 from vlfm.clips import media, worker
 from vlfm.clips.sources import find, is_url
-from vlfm.clips.windows import cut_windows
+from vlfm.clips.windows import choose_size, cut_windows
 from vlfm.errors import BadClip
 
 
@@ -14,8 +14,8 @@ class Cutter:
     """Finds windows; remembers what it knows about each source.
 
     Args:
-        clips: the settings: T, the shot threshold, the timeout.
-        downloads: folder for sources that must be downloaded to be cut.
+        clips: the settings: durations, sizes, the shot threshold, the timeout.
+        downloads: folder for sources that must be downloaded to be cut, or to know their size.
     """
 
     def __init__(self, clips: config.Clips, downloads: Path) -> None:
@@ -24,7 +24,7 @@ class Cutter:
         self._known: dict[str, tuple[Path, media.Media] | BadClip] = {}
 
     def windows(self, source: str, start: float | None, end: float | None) -> list[tuple[float, float]]:
-        """The windows of a stretch: itself where it is T long, else consecutive ones within shots.
+        """The windows of a stretch: itself where it has one of the durations, else consecutive ones within shots.
 
         A local file is opened once; a remote one is downloaded only if it has to be cut.
 
@@ -38,25 +38,38 @@ class Cutter:
         Raises:
             BadClip: no readable video, start beyond its end, or no room for a window.
         """
-        duration = self._clips.duration
+        shortest = self._clips.shortest
         length = None if end is None else end - (start or 0.0)
-        # Half a frame: numbers written with few decimals mean the window they are next to.
-        single = length is not None and abs(length - duration) <= 0.5 / self._clips.fps
-        if length is not None and not single and length < duration:
+        single = None if length is None else self._clips.duration_near(length)
+        if length is not None and single is None and length < shortest:
             raise BadClip(
-                f"{source}: start and end are {length:g} s apart, less than a clip of {duration:g} s "
+                f"{source}: start and end are {length:g} s apart, less than a clip of {shortest:g} s "
                 f"(clips.duration); "
                 "move them apart"
             )
         begin = round(start or 0.0, 6)
         if single and is_url(source):
-            return [(begin, round(begin + duration, 6))]
+            return [(begin, round(begin + single, 6))]
         file, found = self._open(source)
         if found.duration is not None and begin >= found.duration:
             raise BadClip(f"{source}: start {begin:g} is beyond its end at {found.duration:g} s; correct start")
         if single:
-            return [(begin, round(begin + duration, 6))]
+            return [(begin, round(begin + single, 6))]
         return self._cut(source, file, found, begin, end)
+
+    def size(self, source: str) -> tuple[int, int]:
+        """(height, width) of the clips of a source, see `choose_size`.
+
+        Where there is one size nothing is opened. Where there are several the picture has to be seen: a remote source
+        is then downloaded.
+
+        Raises:
+            BadClip: no readable video.
+        """
+        if len(self._clips.sizes) == 1:
+            return self._clips.sizes[0]
+        _, found = self._open(source)
+        return choose_size(found.width * found.aspect, found.height, self._clips.sizes)
 
     def _open(self, source: str) -> tuple[Path, media.Media]:
         if source not in self._known:
@@ -93,11 +106,11 @@ class Cutter:
             raise BadClip(f"{source} cannot be decoded: {error}; replace the file or raise clips.timeout") from None
         if last is None:
             raise BadClip(f"{source}: no frame can be decoded from {start:g} s on; correct start or replace the file")
-        windows = cut_windows(max(start, first), last, cuts, self._clips.duration)
+        windows = cut_windows(max(start, first), last, cuts, self._clips.durations)
         if not windows:
             raise BadClip(
                 f"{source}: no shot between {start:g} and {last:g} s is as long as a clip of "
-                f"{self._clips.duration:g} s "
+                f"{self._clips.shortest:g} s "
                 f"({len(cuts)} cuts found); raise clips.shot_threshold or lower clips.duration"
             )
         return windows

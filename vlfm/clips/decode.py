@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,25 +38,26 @@ def decode_shard(clips: config.Clips, manifest: Path, shard: int, output: Path, 
     """Decode all clips of a shard.
 
     Args:
-        clips: the settings.
+        clips: the settings; the duration and the size of the frames are the plan's.
         manifest: the plan, from `build_index`.
         shard: which part of it.
-        output: the tar. Per clip, keyed by its id and in plan order: N frames `000.png` … (or jpg) of
-            size × size pixels, `txt` (the caption) and `json`:
+        output: the tar. Per clip, keyed by its id and in plan order: N frames `000.png` … (or jpg) of the clip's
+            height × width, `txt` (the caption) and `json`:
             `times` (clip time of each frame, seconds, in [T/N, T]), `shown` (seconds in the source, the first
             frame of the source being 0), `decoder`, `source_fps`, `frames_reported` (by the container, or
             null) and `frames_decoded` (up to the clip's last frame, counted from the start of the source;
-            null after a seek), and clip_id, source, start, end, caption, duration, fps. Bad clips are left
-            out. The same input gives the same bytes.
+            null after a seek), and clip_id, source, start, end, caption, duration, fps, height, width. Bad clips
+            are left out. The same input gives the same bytes.
         ledger: parquet; one row per clip with what it took, or the reason why it is missing.
         sources: folder for downloads, shared by all shards; it may be deleted once all shards are there.
 
     Raises:
         VLFMError: more than the share `clips.max_bad` is bad (the ledger is written nevertheless), the shard
-            is not in the plan, or the disk is full.
+            is not in the plan, the plan was made for other durations or sizes, or the disk is full.
     """
     plan = read_manifest(manifest, shard)
-    partial = _partial_folder(clips, plan, output)
+    shape = _shape(clips, manifest, plan)
+    partial = output.parent / f".{output.stem}.partial-{_identity(clips, plan, shape)}"
     partial.mkdir(parents=True, exist_ok=True)
     pieces: dict[str, Path] = {}
     bad: dict[str, tuple[str, float]] = {}
@@ -68,7 +70,7 @@ def decode_shard(clips: config.Clips, manifest: Path, shard: int, output: Path, 
                 settled = {name for name, path in paths.items() if path.is_file()}
                 bar.update(len(settled))
                 if len(settled) < len(wanted):
-                    for name, reason, seconds in _decode_source(clips, file, wanted, paths):
+                    for name, reason, seconds in _decode_source(clips, shape, file, wanted, paths):
                         bar.update(name not in settled)
                         settled.add(name)
                         if reason:
@@ -90,13 +92,36 @@ def decode_shard(clips: config.Clips, manifest: Path, shard: int, output: Path, 
         shutil.rmtree(folder)
 
 
-def _partial_folder(clips: config.Clips, plan: list[Clip], output: Path) -> Path:
+@dataclass(frozen=True)
+class Shape:
+    """What all clips of a shard have in common: T in seconds, N, and the size of the frames in pixels."""
+
+    duration: float
+    count: int
+    height: int
+    width: int
+
+
+def _shape(clips: config.Clips, manifest: Path, plan: list[Clip]) -> Shape:
+    first = plan[0]
+    duration = clips.duration_near(first.duration)
+    size = first.height, first.width
+    if duration is None or size not in clips.sizes:
+        raise VLFMError(
+            f"{manifest} plans clips of {first.duration:g} s and {first.height}×{first.width} pixels for shard "
+            f"{first.shard}, which clips.duration and clips.size do not list; run `vlfm index` again"
+        )
+    return Shape(duration, clips.num_frames_of(duration), *size)
+
+
+def _identity(clips: config.Clips, plan: list[Clip], shape: Shape) -> str:
     made_by = {
         "version": VERSION,
         "shard": shard_digest(plan),
-        **clips.model_dump(include={"fps", "duration", "size", "image", "decoder"}),
+        **clips.model_dump(include={"fps", "image", "decoder"}),
+        **vars(shape),
     }
-    return output.parent / f".{output.stem}.partial-{fingerprint(made_by)}"
+    return fingerprint(made_by)
 
 
 def _by_source(plan: list[Clip]) -> dict[str, list[Clip]]:
@@ -114,7 +139,7 @@ def _piece(partial: Path, clip: Clip, file: Path) -> Path:
 
 
 def _decode_source(
-    clips: config.Clips, file: Path, wanted: list[Clip], paths: dict[str, Path]
+    clips: config.Clips, shape: Shape, file: Path, wanted: list[Clip], paths: dict[str, Path]
 ) -> Iterator[tuple[str, str, float]]:
     """Decode the missing clips of one source, by decord and then ffmpeg.
 
@@ -135,9 +160,7 @@ def _decode_source(
         "media": vars(found),
         "reported": None,
         "fps": clips.fps,
-        "duration": clips.duration,
-        "count": clips.num_frames,
-        "size": clips.size,
+        **vars(shape),
         "image": clips.image,
     }
     early = [clip for clip in wanted if clip.start <= SEEK]  # decord does without seeks: they are not reliable

@@ -43,20 +43,24 @@ class Row:
 def build_index(clips: config.Clips, manifest: Path, ledger: Path, shards: Path, seed: int = 0) -> None:
     """Make the manifest and the frozen shard plan from `clips.index`.
 
-    A row whose start and end are T apart is one clip. A longer row, or one with start or end left empty (the
-    source's own), is cut at shot boundaries into consecutive windows of T seconds that all take its caption.
-    A row with an empty caption is bad: the model learns from captions, and `split_video` leaves them to be
-    filled in.
+    A row whose start and end are one of the durations apart is one clip. A longer row, or one with start or end left
+    empty (the source's own), is cut at shot boundaries into consecutive windows, each of the longest duration that
+    fits, that all take its caption. A row with an empty caption is bad: the model learns from captions, and
+    `split_video` leaves them to be filled in. The size of a clip is the one nearest to its source's aspect ratio;
+    with more than one size, every source has to be at hand, and remote ones are downloaded here.
+
+    All clips of a shard have the same duration and size: new clips are dealt out to shards by these.
 
     The plan is frozen. Clips of an earlier plan at the same place keep their shard, clips no longer listed
     drop out of theirs, new ones fill new shards after the last number ever given. The plan is also
-    kept in `plan.json` beside the manifest, which is no output of a rule and survives its rerun.
+    kept in `plan.json` beside the manifest, which is no output of a rule and survives its rerun. Only a clip that
+    other settings give another size than the rest of its shard leaves it, as if it were new.
 
     Args:
         clips: the settings; `clips.index` is `demo` or a CSV with the columns source, start, end, caption.
         manifest: parquet, one row per clip, grouped by shard.
         ledger: parquet, one row per clip, and per row of the CSV that is bad, with the reason.
-        shards: json, {"00000": {"clips": n, "digest": …}, …}.
+        shards: json, {"00000": {"clips": n, "digest": …, "duration": seconds, "height": pixels, "width": pixels}, …}.
         seed: not used; the order is the CSV's.
 
     Raises:
@@ -75,13 +79,14 @@ def build_index(clips: config.Clips, manifest: Path, ledger: Path, shards: Path,
             if isinstance(entry, Bad):
                 raise BadClip(entry.reason)
             windows = cutter.windows(entry.source, entry.start, entry.end)
+            height, width = cutter.size(entry.source)
             fresh = []
             for start, end in windows:
                 name = clip_id(entry.source, start, end)
                 if name in lines and len(windows) == 1:
                     raise BadClip(f"{entry.source}: the same window as row {lines[name]}; leave one of them out")
                 if name not in lines:
-                    fresh.append(Clip(name, entry.source, start, end, entry.caption, line, 0))
+                    fresh.append(Clip(name, entry.source, start, end, entry.caption, line, 0, height, width))
             if not fresh:
                 raise BadClip(f"{entry.source}: every window of it is in an earlier row; leave one of them out")
         except BadClip as error:
@@ -93,7 +98,7 @@ def build_index(clips: config.Clips, manifest: Path, ledger: Path, shards: Path,
         found.extend(fresh)
     write_ledger(ledger, rows)
     _tell(path, [row for row in rows if row.status != "ok"], len(found))
-    _write_plan(found, clips.shard_size, manifest, shards)
+    _write_plan(clips, found, manifest, shards)
 
 
 @dataclass(frozen=True)
@@ -182,23 +187,42 @@ def _tell(path: Path, bad: list[LedgerRow], good: int) -> None:
         print(f"{path}: {good} clips, {len(bad)} bad rows left out:\n{listed}", file=sys.stderr)
 
 
-def _write_plan(found: list[Clip], size: int, manifest: Path, shards: Path) -> None:
+def _write_plan(settings: config.Clips, found: list[Clip], manifest: Path, shards: Path) -> None:
+    def bucket(clip: Clip) -> tuple[float, int, int]:
+        return settings.duration_near(clip.duration), clip.height, clip.width
+
     record = manifest.with_name("plan.json")
     earlier, following = _earlier_plan(manifest, record)
     by_id = {clip.clip_id: clip for clip in found}
-    plan = [replace(by_id[name], shard=shard) for name, shard in earlier.items() if name in by_id]
-    new = [clip for clip in found if clip.clip_id not in earlier]
-    plan += [replace(clip, shard=following + index // size) for index, clip in enumerate(new)]
-    following = max([following, *(clip.shard + 1 for clip in plan)])
     members: dict[int, list[Clip]] = {}
-    for clip in plan:
-        members.setdefault(clip.shard, []).append(clip)
+    for name, shard in earlier.items():
+        if name in by_id:
+            some = members.setdefault(shard, [])
+            if not some or bucket(some[0]) == bucket(by_id[name]):
+                some.append(replace(by_id.pop(name), shard=shard))
+    new: dict[tuple[float, int, int], list[Clip]] = {}
+    for clip in by_id.values():
+        new.setdefault(bucket(clip), []).append(clip)
+    for some in new.values():
+        for first in range(0, len(some), settings.shard_size):
+            part = some[first : first + settings.shard_size]
+            members[following] = [replace(clip, shard=following) for clip in part]
+            following += 1
+    plan = [clip for some in members.values() for clip in some]
+    following = max([following, *(shard + 1 for shard in members)])
     # The record first: a crash in between leaves a plan that the next run repeats, never one it contradicts.
     write_json(record, {"next": following, "clips": [[clip.clip_id, clip.shard] for clip in plan]})
     write_manifest(manifest, plan)
     write_json(
         shards,
-        {f"{shard:05d}": {"clips": len(some), "digest": shard_digest(some)} for shard, some in members.items()},
+        {
+            f"{shard:05d}": {
+                "clips": len(some),
+                "digest": shard_digest(some),
+                **dict(zip(("duration", "height", "width"), bucket(some[0]), strict=True)),
+            }
+            for shard, some in members.items()
+        },
     )
 
 

@@ -23,7 +23,8 @@ class DecodedClip:
         frames: uint8 (N, H, W, 3), RGB.
         times: clip time of each frame in seconds, float64 (N,), strictly increasing, in [T/N, T].
         caption: text.
-        info: what `decode_shard` wrote about it: source, start, end, fps, duration, decoder, …
+        info: what `decode_shard` wrote about it: source, start, end, fps, duration, height,
+            width, decoder, …
     """
 
     clip_id: str

@@ -20,12 +20,14 @@ VIDEOS = (".3gp", ".avi", ".flv", ".gif",
 
 
 def split_video(paths: Iterable[Path | str], output_csv: Path, clips: config.Clips) -> None:
-    """Cut videos at shot boundaries into windows of T seconds and list them in a CSV with empty captions.
+    """Cut videos at shot boundaries into windows and list them in a CSV with empty captions.
+
+    A window is as long as the longest of the durations that fits, see `cut_windows`.
 
     Args:
         paths: videos, or folders of them (searched through and through, by the endings in `VIDEOS`).
         output_csv: source, start, end, caption; filled in, it is a `clips.index`. Sources are absolute paths.
-        clips: the settings: T, the shot threshold, the timeout.
+        clips: the settings: durations, the shot threshold, the timeout.
 
     Raises:
         VLFMError: a path that is not there, or no window in any video; with the reasons.

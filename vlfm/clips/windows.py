@@ -5,6 +5,7 @@ so a clip holds the frames *nearest* to those instants, together with the instan
 """
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -81,13 +82,17 @@ def choose_frames(shown: Sequence[float], start: float, duration: float, count: 
     return origin + picked, np.minimum(times[picked], duration)
 
 
-def cut_windows(start: float, end: float, cuts: Iterable[float], duration: float) -> list[tuple[float, float]]:
-    """Cut [start, end] into consecutive windows of T seconds, none of which crosses a cut.
+def cut_windows(
+    start: float, end: float, cuts: Iterable[float], durations: Sequence[float]
+) -> list[tuple[float, float]]:
+    """Cut [start, end] into consecutive windows, none of which crosses a cut.
+
+    Every shot is filled with windows of the longest duration that fits, what remains with the next shorter.
 
     Args:
         start, end: seconds in the source.
         cuts: times of the first frame of each new shot, seconds in the source.
-        duration: T, seconds.
+        durations: the lengths T a window may have, seconds.
 
     Returns:
         (start, start + T) pairs, seconds, rounded to microseconds, in order; empty if every shot is shorter.
@@ -95,7 +100,26 @@ def cut_windows(start: float, end: float, cuts: Iterable[float], duration: float
     edges = [start, *sorted(cut for cut in cuts if start < cut < end), end]
     windows = []
     for first, last in itertools.pairwise(edges):
-        for index in range(int((last - first + TIE) / duration)):
-            begin = round(first + index * duration, 6)
-            windows.append((begin, round(begin + duration, 6)))
+        for duration in sorted(durations, reverse=True):
+            count = int((last - first + TIE) / duration)
+            for index in range(count):
+                begin = round(first + index * duration, 6)
+                windows.append((begin, round(begin + duration, 6)))
+            first += count * duration
     return windows
+
+
+def choose_size(width: float, height: float, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The size (height, width) for the clips of a source that is shown `width` × `height` pixels large.
+
+    The one nearest to it in aspect ratio (by the ratio of ratios), of which the centre crop loses least. Among several
+    as near, the largest that the source fills without being enlarged, or the smallest if there is none.
+    """
+
+    def far(size: tuple[int, int]) -> float:
+        return abs(math.log((width / height) / (size[1] / size[0])))
+
+    least = min(map(far, sizes))
+    alike = sorted((size for size in sizes if far(size) <= least + 1e-9), key=lambda size: (size[0] * size[1], size))
+    filled = [size for size in alike if size[0] <= height + 1e-6 and size[1] <= width + 1e-6]
+    return filled[-1] if filled else alike[0]

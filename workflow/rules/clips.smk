@@ -16,7 +16,15 @@ checkpoint index:
     benchmark:
         "results/benchmarks/index.tsv"
     params:
-        settings=settings("clips.index", "clips.duration", "clips.shard_size", "clips.shot_threshold", "clips.timeout"),
+        settings=settings(
+            "clips.index",
+            "clips.fps",
+            "clips.duration",
+            "clips.size",
+            "clips.shard_size",
+            "clips.shot_threshold",
+            "clips.timeout",
+        ),
     threads: 1
     resources:
         mem_mb=2000,
@@ -39,8 +47,8 @@ rule decode:
     benchmark:
         "results/benchmarks/decode/{shard}.tsv"
     params:
-        settings=settings("clips.fps", "clips.duration", "clips.size", "clips.image", "clips.decoder"),
-        digest=digest,
+        settings=settings("clips.fps", "clips.image", "clips.decoder"),
+        shard=shard_plan,
     threads: 1
     resources:
         mem_mb=2000,

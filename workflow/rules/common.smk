@@ -24,7 +24,7 @@ def settings(*sections):
 
 
 def plan(wildcards):
-    """The frozen shard plan: {shard: {"clips": …, "digest": …}}. Reading it makes the DAG wait for the index."""
+    """The frozen shard plan: {shard: {"clips": …, "digest": …, "duration": …, …}}. Reading it makes the DAG wait for the index."""
     with checkpoints.index.get().output.plan.open() as file:
         return json.load(file)
 
@@ -34,6 +34,6 @@ def shards(pattern):
     return lambda wildcards: expand(pattern, shard=sorted(plan(wildcards)))
 
 
-def digest(wildcards):
+def shard_plan(wildcards):
     """What a shard's clips are: a shard is decoded again when its own clips change, not when the plan grows."""
-    return plan(wildcards)[wildcards.shard]["digest"]
+    return json.dumps(plan(wildcards)[wildcards.shard], sort_keys=True)

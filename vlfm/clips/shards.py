@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,24 @@ def read_ids(path: Path | str) -> list[str]:
         VLFMError: a damaged tar.
     """
     return [sample["__key__"] for sample in read_tar(path)]
+
+
+def read_captions(path: Path | str) -> dict[str, str]:
+    """Clip id → caption of a shard, in order; only headers and captions are read.
+
+    Raises:
+        VLFMError: a damaged tar.
+    """
+    captions = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                key, _, extension = member.name.partition(".")
+                if extension == "txt" and member.isfile():
+                    captions[key] = tar.extractfile(member).read().decode()
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        raise VLFMError(f"{path} is damaged ({error}); remove it and run its rule again") from error
+    return captions
 
 
 def _clip(path: Path | str, sample: dict[str, Any]) -> DecodedClip:

@@ -42,7 +42,7 @@ class FlowModel:
     @classmethod
     def of(cls, config: configs.Config, transformer: VLFMTransformer, empty_caption: Captions | None = None) -> Self:
         """The model of a network trained with this configuration."""
-        return cls(transformer, config.flow, config.clips.fps, config.clips.durations, empty_caption)
+        return cls(transformer, config.flow, config.clips.fps, tuple(transformer.config.durations), empty_caption)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, device: torch.device | str = "cpu") -> Self:

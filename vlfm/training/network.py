@@ -5,10 +5,11 @@ from pathlib import Path
 import torch
 
 from vlfm import config as configs
-from vlfm.artifacts import write_json
 from vlfm.errors import VLFMError
+from vlfm.model.flow_model import FlowModel
 from vlfm.model.transformer import VLFMTransformer
 from vlfm.training.data import Moments
+from vlfm.training.objective import velocity_rms
 
 
 def new_model(config: configs.Config, moments: Moments) -> VLFMTransformer:
@@ -27,12 +28,16 @@ def new_model(config: configs.Config, moments: Moments) -> VLFMTransformer:
             config.check_model(shape)
     except ValueError as error:
         raise VLFMError(str(error)) from None
+    if unknown := set(moments.durations) - set(config.clips.durations):
+        raise VLFMError(
+            f"there are coefficients of clips of {min(unknown):g} s, which clips.duration does not list: list that "
+            "length, or remove those shards and run `snakemake` again"
+        )
     torch.manual_seed(config.seed)
-    channels, *sides = moments.shape
     model = VLFMTransformer(
         head=config.model.head,
-        channels=channels,
-        positions=max(sides),
+        channels=moments.shape[0],
+        positions=max(max(height, width) for _, height, width in moments.shapes),
         order=config.flow.order,
         durations=moments.durations,
         patch=config.model.patch,
@@ -42,18 +47,10 @@ def new_model(config: configs.Config, moments: Moments) -> VLFMTransformer:
         caption_channels=moments.caption_channels,
         gate=config.model.gate,
     )
-    model.set_scales(moments.mean_square, moments.caption_mean_square)
+    model.set_scales(moments.mean_square, moments.caption_mean_square, velocity_rms(config, moments.mean_square))
     return model
 
 
 def save_model(config: configs.Config, model: VLFMTransformer, output: Path) -> None:
     """Write the trained network and the flow's settings to the folder `output`, diffusers-style."""
-    model.save_pretrained(output / "transformer")
-    write_json(
-        output / "flow.json",
-        {
-            "duration": config.clips.longest,
-            "num_frames": config.clips.num_frames,
-            **configs.settings(config, "flow")["flow"],
-        },
-    )
+    FlowModel.of(config, model).save_pretrained(output)

@@ -20,6 +20,7 @@ from vlfm.training.data import Batch
 from vlfm.training.times import place, sample_kinds
 
 Captions = tuple[torch.Tensor, torch.Tensor]
+QUADRATURE = 64  # points a frame interval
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class Objective:
     def __init__(self, config: configs.Config, empty_caption: Captions | None = None):
         if config.training.caption_dropout and empty_caption is None:
             raise VLFMError(
-                f"training.caption_dropout is {config.training.caption_dropout:g}, but there is no embedding of the empty "
-                "caption: run `snakemake --cores all train`, or `vlfm empty-caption` before `vlfm train`"
+                f"training.caption_dropout is {config.training.caption_dropout:g}, but there is no embedding of the "
+                "empty caption: run `snakemake --cores all train`, or `vlfm empty-caption` before `vlfm train`"
             )
         self.config = config
         self.empty_caption = empty_caption
@@ -132,3 +133,25 @@ def unit_schedule(config: configs.Config, duration: float) -> Schedule:
     clips, flow = config.clips, config.flow
     frames = clips.num_frames_of(duration)
     return make_schedule(flow.schedule, frames, 1.0, flow.sigma_min, flow.renoise, flow.alpha * duration)
+
+
+def velocity_rms(config: configs.Config, mean_square: torch.Tensor) -> float:
+    """Root mean square of dψ/dt over [0, T] and the configured lengths, per second, in units of the latents'.
+
+    `E[σ̇²] + Σ_n E[H_n²] (d/dt m g_n)²` by quadrature; orders count as uncorrelated, which a scale can bear.
+
+    Args:
+        mean_square: E[H_n²], (s,).
+    """
+    shares = mean_square.double() / mean_square.sum()
+    basis = LegendreBasis(len(mean_square), 1.0)
+    energies = []
+    for duration in config.clips.durations:
+        schedule = unit_schedule(config, duration)
+        points = QUADRATURE * schedule.num_frames
+        t = (torch.arange(points, dtype=torch.float64) + 0.5) / points
+        m, m_dot = (value[:, None] for value in schedule.mean_scale(t))
+        slopes = m_dot * basis.evaluate(t) + m * basis.derivative(t)
+        energy = schedule.sigma(t)[1].square() + (slopes.square() * shares).sum(1)
+        energies.append(energy.mean() / duration**2)
+    return float(torch.stack(energies).mean().sqrt())

@@ -18,6 +18,8 @@ def write_shards(folder, config, clips=7, shards=2, channels=8, positions=8, fin
             np.arange(5) < 4,
             f"caption {index}",
             np.arange(1, 13) / 24,
+            0.5,
+            12,
         )
         for index in range(clips)
     ]
@@ -34,6 +36,8 @@ def write_shards(folder, config, clips=7, shards=2, channels=8, positions=8, fin
                 "mean_square": np.mean([np.square(c.coefficients).mean((0, 1, 2)) for c in part], 0).tolist(),
                 "caption_mean_square": float(np.mean([np.square(c.tokens[c.mask]).mean() for c in part])),
                 "shape": [channels, positions, positions],
+                "duration": 0.5,
+                "num_frames": 12,
                 "caption_channels": 6,
                 "fingerprint": fingerprint,
             },

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from vlfm.artifacts import read_ledger, write_tar
+from vlfm.artifacts import read_ledger, read_tar, write_tar
 from vlfm.coefficients.project import project_shard
 from vlfm.coefficients.shards import read_shard
 from vlfm.errors import VLFMError
@@ -13,25 +13,16 @@ from vlfm.flow.legendre import LegendreBasis
 from vlfm.latents.store import ClipLatents, write_store
 
 
-def polynomial_clip(name, config, degree, seed):
+def polynomial_clip(name, config, degree, seed, duration=0.5, sides=(4, 4)):
     """Latents that are a polynomial of that degree, seen at uneven times."""
     random = np.random.default_rng(seed)
-    count = config.clips.num_frames
-    times = np.sort(random.uniform(0.04, config.clips.duration, count))
-    coefficients = random.standard_normal((3, 4, 4, degree + 1)).astype(np.float32)
-    g = LegendreBasis(degree + 1, config.clips.duration).evaluate(torch.from_numpy(times)).numpy()
+    count = config.clips.num_frames_of(duration)
+    times = np.sort(random.uniform(0.04, duration, count))
+    coefficients = random.standard_normal((3, *sides, degree + 1)).astype(np.float32)
+    g = LegendreBasis(degree + 1, duration).evaluate(torch.from_numpy(times)).numpy()
     latents = np.einsum("chwn,tn->tchw", coefficients, g).astype(np.float32)
     return (
-        ClipLatents(
-            name,
-            latents,
-            times,
-            np.ones((4, 6), np.float32),
-            np.ones(4, bool),
-            name,
-            float("nan"),
-            config.clips.duration,
-        ),
+        ClipLatents(name, latents, times, np.ones((4, 6), np.float32), np.ones(4, bool), name, float("nan"), duration),
         coefficients,
     )
 
@@ -61,6 +52,36 @@ def test_moments_are_the_mean_squares(projected):
     assert about["caption_mean_square"] == 1.0
     assert about["clips"] == 2 and about["shape"] == [3, 4, 4]
     assert [row.status for row in read_ledger(ledger)] == ["ok", "ok"]
+
+
+def test_shards_of_any_length_and_size_belong_together(tmp_path, small_config):
+    """Each shard's own T and N: H is the same polynomial's, and only what may differ differs in the moments."""
+    told = []
+    for index, (duration, sides) in enumerate([(0.5, (4, 4)), (2.0, (4, 4)), (0.5, (3, 6))]):
+        clip, coefficients = polynomial_clip("aa", small_config, 3, index, duration, sides)
+        write_store(tmp_path / f"{index}.zarr", [clip], "float32", "f00d", {}, fps=24, height=48, width=48)
+        outputs = [tmp_path / f"{index}{ending}" for ending in (".tar", ".json", ".parquet")]
+        project_shard(small_config, tmp_path / f"{index}.zarr", *outputs)
+        (read,) = read_shard(outputs[0])
+        assert np.allclose(read.coefficients, coefficients, atol=1e-3)
+        assert (read.duration, read.num_frames) == (duration, round(24 * duration)) == (clip.duration, len(read.times))
+        told.append(json.loads(outputs[1].read_text()))
+    assert [(about["duration"], about["num_frames"], about["shape"]) for about in told] == [
+        (0.5, 12, [3, 4, 4]),
+        (2.0, 48, [3, 4, 4]),
+        (0.5, 12, [3, 3, 6]),
+    ]
+    assert len({about["fingerprint"] for about in told}) == 1
+
+
+def test_a_shard_that_does_not_say_its_length_is_refused(projected, tmp_path):
+    _, shard, *_ = projected
+    sample = next(read_tar(shard))
+    about = json.loads(sample["json"])
+    del about["duration"]
+    write_tar(tmp_path / "old.tar", [sample | {"json": json.dumps(about).encode()}])
+    with pytest.raises(VLFMError, match=r"old\.tar: clip aa is incomplete \('duration'\)"):
+        list(read_shard(tmp_path / "old.tar"))
 
 
 def test_same_latents_same_bytes(projected, tmp_path, small_config):

@@ -14,7 +14,7 @@ from vlfm.coefficients.shards import ClipCoefficients, write_shard
 from vlfm.flow.projection import project, projection_matrix
 from vlfm.latents.store import LatentStore
 
-VERSION = 1  # of what this module writes; raise it when the same settings give other files
+VERSION = 2  # of what this module writes; raise it when the same settings give other files
 
 
 def project_shard(config: configs.Config, latents: Path, output: Path, moments: Path, ledger: Path) -> None:
@@ -23,7 +23,8 @@ def project_shard(config: configs.Config, latents: Path, output: Path, moments: 
     Args:
         output: the coefficient shard, a tar.
         moments: JSON with the number of clips and, per order, the mean square of H over the shard, from which
-            training takes its scales without reading the shards twice.
+            training takes its scales without reading the shards twice; `shape` (C, h, w), `duration` and `num_frames`,
+            which shards of one run may differ in; and a fingerprint, which they may not.
         ledger: one row per clip.
     """
     store = LatentStore(latents)
@@ -40,7 +41,7 @@ def project_shard(config: configs.Config, latents: Path, output: Path, moments: 
             start = time.perf_counter()
             key = clip.times.tobytes()
             if key not in weights:
-                weights[key], told = _weights(config, clip.times)
+                weights[key], told = _weights(config, clip.times, clip.duration)
                 warned.extend(told)
             coefficients = project(torch.from_numpy(clip.latents)[None], weights[key])[0].contiguous().numpy()
             squares = squares + np.square(coefficients, dtype=np.float64).mean((0, 1, 2))
@@ -54,8 +55,18 @@ def project_shard(config: configs.Config, latents: Path, output: Path, moments: 
                     bytes=coefficients.nbytes,
                 )
             )
-            yield ClipCoefficients(clip.clip_id, coefficients, clip.tokens, clip.mask, clip.caption, clip.times)
+            yield ClipCoefficients(
+                clip.clip_id,
+                coefficients,
+                clip.tokens,
+                clip.mask,
+                clip.caption,
+                clip.times,
+                clip.duration,
+                len(clip.times),
+            )
 
+    num_frames, *shape = store.shape
     count = write_shard(output, clips())
     if warned:
         print(f"warning: {warned[0]}")
@@ -66,27 +77,29 @@ def project_shard(config: configs.Config, latents: Path, output: Path, moments: 
             "clips": count,
             "mean_square": (squares / count).tolist(),
             "caption_mean_square": caption_squares / count,
-            "shape": list(store[store.clip_ids[0]].latents.shape[1:]),
+            "shape": shape,
+            "duration": store.duration,
+            "num_frames": num_frames,
             "caption_channels": int(store[store.clip_ids[0]].tokens.shape[-1]),
             "fingerprint": fingerprint(
                 {
                     "version": VERSION,
                     "latents": store.fingerprint,
-                    **configs.settings(config, "flow.order", "flow.projection", "flow.ridge", "clips.duration"),
+                    **configs.settings(config, "flow.order", "flow.projection", "flow.ridge"),
                 }
             ),
         },
     )
 
 
-def _weights(config: configs.Config, times: np.ndarray) -> tuple[torch.Tensor, list[str]]:
+def _weights(config: configs.Config, times: np.ndarray, duration: float) -> tuple[torch.Tensor, list[str]]:
     """The weights of these frame times, and what the projection warned of: told once a shard, not once a clip."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         weights = projection_matrix(
             torch.from_numpy(times),
             config.flow.order,
-            config.clips.duration,
+            duration,
             config.flow.projection,
             config.flow.ridge,
         )

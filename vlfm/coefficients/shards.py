@@ -22,6 +22,8 @@ class ClipCoefficients:
         mask: (L,) bool.
         caption: the text.
         times: (N,) float64, seconds: where the clip's frames lie on [0, T].
+        duration: T, seconds.
+        num_frames: N.
     """
 
     clip_id: str
@@ -30,6 +32,8 @@ class ClipCoefficients:
     mask: np.ndarray
     caption: str
     times: np.ndarray
+    duration: float
+    num_frames: int
 
 
 def encode(clip: ClipCoefficients) -> dict[str, bytes | str]:
@@ -40,7 +44,14 @@ def encode(clip: ClipCoefficients) -> dict[str, bytes | str]:
         "tokens.npy": npy_bytes(clip.tokens.astype(np.float16)),
         "mask.npy": npy_bytes(clip.mask),
         "json": json.dumps(
-            {"clip_id": clip.clip_id, "caption": clip.caption, "times": clip.times.tolist()}, sort_keys=True
+            {
+                "clip_id": clip.clip_id,
+                "caption": clip.caption,
+                "times": clip.times.tolist(),
+                "duration": clip.duration,
+                "num_frames": clip.num_frames,
+            },
+            sort_keys=True,
         ).encode(),
     }
 
@@ -61,6 +72,8 @@ def decode(sample: dict[str, bytes], where: str) -> ClipCoefficients:
             mask=load_npy(sample["mask.npy"], f"{where}: {key}.mask.npy"),
             caption=about["caption"],
             times=np.array(about["times"]),
+            duration=float(about["duration"]),
+            num_frames=int(about["num_frames"]),
         )
     except (KeyError, ValueError) as error:
         raise VLFMError(f"{where}: clip {key} is incomplete ({error}); remove the shard, run its rule again") from error

@@ -13,7 +13,7 @@ rule project:
     benchmark:
         "results/benchmarks/project/{shard}.tsv"
     params:
-        settings=settings("flow.order", "flow.projection", "flow.ridge", "clips.duration"),
+        settings=settings("flow.order", "flow.projection", "flow.ridge"),
     threads: 1
     resources:
         mem_mb=4000,

@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
 
-from vlfm.errors import VLFMError
 from vlfm.latents import inversion
-from vlfm.latents.decoder import Captions, VisualDecoder
+from vlfm.latents.decoder import Captions, VisualDecoder, check_size
 from vlfm.latents.patch import PatchAutoencoder
 
 
@@ -51,8 +50,7 @@ class EmbeddedDecoder(VisualDecoder):
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         patch = self.autoencoder.config.patch
         unit = patch * 2 ** (len(self.unet.config.block_out_channels) - 1)
-        if height % unit or width % unit:
-            raise VLFMError(f"frames of {width}×{height} pixels do not fit; both sides must be multiples of {unit}")
+        check_size(height, width, unit)
         return self.autoencoder.config.channels, height // patch, width // patch
 
     def _noise(self, state: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
@@ -70,9 +68,7 @@ class EmbeddedDecoder(VisualDecoder):
         return inversion.invert(self._noise, self.encode(frames), self.scheduler, self.steps, self.refine)
 
     def generate(self, latents: torch.Tensor, captions: Captions = None) -> torch.Tensor:
-        return self.decode(
-            inversion.generate(self._noise, latents.to(self.device), self.scheduler, self.steps)
-        )
+        return self.decode(inversion.generate(self._noise, latents.to(self.device), self.scheduler, self.steps))
 
     def save_pretrained(self, folder: Path | str) -> None:
         self.autoencoder.save_pretrained(Path(folder) / "autoencoder")

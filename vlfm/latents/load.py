@@ -5,15 +5,62 @@ from pathlib import Path
 import torch
 
 from vlfm import config as configs
+from vlfm.artifacts import read_json
+from vlfm.errors import VLFMError
+from vlfm.latents.autoencoder import AutoencoderDecoder, LatentAutoencoder
 from vlfm.latents.decoder import VisualDecoder
 from vlfm.latents.embedded import EmbeddedDecoder
+from vlfm.latents.inversion import network_dtype
+from vlfm.latents.rectified_flow import RectifiedFlowDecoder
+from vlfm.latents.stable_diffusion import StableDiffusionDecoder
 from vlfm.latents.text import DIFFUSERS, WHOLE, CaptionEncoder, encoder_fingerprint, minilm_folder
 from vlfm.latents.weights import locate
 
 
 def load_decoder(config: configs.Config, folder: Path, device: torch.device) -> VisualDecoder:
-    """The visual decoder, from the folder that `vlfm prepare-decoder` wrote."""
-    return EmbeddedDecoder.from_pretrained(folder, config.inversion.steps, config.inversion.refine).to(device)
+    """The visual decoder that `vlfm prepare-decoder` made or found, as its folder's `decoder.json` says.
+
+    Raises:
+        VLFMError: if the folder is of another decoder, or the model is no longer where it was found.
+    """
+    if config.decoder.name == "embedded":
+        return EmbeddedDecoder.from_pretrained(folder, config.inversion.steps, config.inversion.refine).to(device)
+    about = read_json(folder / "decoder.json")
+    remedy = "run `vlfm prepare-decoder` again"
+    if about["name"] != config.decoder.name:
+        raise VLFMError(f"{folder} is of decoder.name {about['name']}, not {config.decoder.name}; {remedy}")
+    for place in filter(None, (about["model"], about["vae"])):
+        if not Path(place).is_dir():
+            raise VLFMError(f"the decoder was found in {place}, which is no more; {remedy}")
+    return open_decoder(config, Path(about["model"]), about["vae"], tuple(about["parts"]), device)
+
+
+def open_decoder(
+    config: configs.Config, model: Path, vae: Path | str | None, parts: tuple[str, ...], device: torch.device
+) -> VisualDecoder:
+    """A decoder that is not embedded, from the folders where it was found.
+
+    Args:
+        model: the located folder.
+        vae: the folder of stable-diffusion's autoencoder.
+        parts: of the model that are used.
+    """
+    dtype = network_dtype(config.inversion.precision, device)
+    # An autoencoder's errors are in every frame, and on a CPU its share of the time is small.
+    exact = torch.device(device).type == "cpu" and config.inversion.precision != "bfloat16"
+    vae_dtype = torch.float32 if exact else dtype
+    options = {
+        "steps": config.inversion.steps,
+        "refine": config.inversion.refine,
+        "captioned": config.inversion.prompt == "caption",
+        "batch_size": None if config.inversion.batch_size == "auto" else config.inversion.batch_size,
+        "compile": config.inversion.compile,
+    }
+    if config.decoder.name == "autoencoder":
+        return AutoencoderDecoder(LatentAutoencoder.from_folder(model, vae_dtype)).to(device)
+    if config.decoder.name == "stable-diffusion":
+        return StableDiffusionDecoder.from_folder(model, vae, dtype, vae_dtype, **options).to(device)
+    return RectifiedFlowDecoder.from_folder(model, parts, dtype, vae_dtype, **options).to(device)
 
 
 def load_caption_encoder(config: configs.Config, device: torch.device) -> CaptionEncoder:

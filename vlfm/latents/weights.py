@@ -81,6 +81,11 @@ def locate(model: str, parts: Collection[str], key: str = "decoder.model", onlin
     )
 
 
+def is_whole(folder: Path, parts: Collection[str]) -> bool:
+    """Whether a folder has all that is needed of these parts."""
+    return not _problems(folder, parts)
+
+
 def files(folder: Path, part: str) -> list[Path]:
     """The files of a part that are read: settings, and weights without their variants; sorted by name."""
     place = folder / part if part else folder
@@ -123,6 +128,9 @@ def load_network(kind: type, folder: Path, part: str, dtype) -> Any:
         VLFMError: if the file is damaged, or is not that network: a parameter that it lacks would otherwise be
             made up at random.
     """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     place = folder / part if part else folder
     try:
         network, report = kind.from_pretrained(

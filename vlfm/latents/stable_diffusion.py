@@ -1,0 +1,158 @@
+"""Stable Diffusion 1.x and 2.x with DDIM inversion: the paper's visual decoder."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+
+from vlfm.artifacts import read_json
+from vlfm.errors import VLFMError
+from vlfm.latents import inversion
+from vlfm.latents.autoencoder import LatentAutoencoder
+from vlfm.latents.prompted import PromptedDecoder, Prompts, TextTower
+from vlfm.latents.weights import load_network
+
+# Of a diffusers folder; the autoencoder is located by itself, since another may take its place.
+PARTS = ("scheduler", "text_encoder", "tokenizer", "unet")
+
+
+class StableDiffusionDecoder(PromptedDecoder):
+    """Autoencoder + DDIM over a caption-conditioned U-Net; see `VisualDecoder` for the methods.
+
+    Guidance is 1: one evaluation of the U-Net a step. The state is float32, the networks are in the precision they
+    were given in.
+
+    Args:
+        autoencoder: frames ↔ latents.
+        unet: predicts the noise (or v) in such latents.
+        scheduler: the noise levels it was trained on.
+        prompts: captions → embeddings (B, L, D).
+        steps: DDIM steps, both ways.
+        refine: fixed-point refinements a step of inversion; the paper's plain DDIM inversion is 0.
+        captioned: whether the U-Net sees captions; otherwise the empty one.
+        batch_size: frames walked at a time; None for all that are given.
+        compile: torch.compile the U-Net.
+
+    Raises:
+        VLFMError: for a U-Net of another kind, or one for other latents than the autoencoder's.
+    """
+
+    def __init__(
+        self,
+        autoencoder: LatentAutoencoder,
+        unet: UNet2DConditionModel,
+        scheduler: DDIMScheduler,
+        prompts: Prompts,
+        steps: int = 50,
+        refine: int = 0,
+        captioned: bool = False,
+        batch_size: int | None = None,
+        compile: bool = False,
+    ):
+        if unet.config.in_channels != autoencoder.channels or unet.config.out_channels != autoencoder.channels:
+            raise VLFMError(
+                f"the U-Net takes {unet.config.in_channels} channels and gives {unet.config.out_channels}, the "
+                f"autoencoder has {autoencoder.channels}: an inpainting or upscaling model, or decoder.vae belongs to "
+                "another one; give a text-to-image Stable Diffusion 1.x or 2.x"
+            )
+        if unet.config.addition_embed_type is not None or unet.config.class_embed_type is not None:
+            raise VLFMError(
+                "the U-Net asks for more than a caption, as Stable Diffusion XL does; give Stable Diffusion 1.x or 2.x"
+            )
+        if steps > scheduler.config.num_train_timesteps:
+            raise VLFMError(
+                f"inversion.steps is {steps}, but the model knows {scheduler.config.num_train_timesteps} noise levels"
+            )
+        super().__init__(autoencoder, unet.to(memory_format=torch.channels_last), prompts, captioned, batch_size)
+        self.scheduler = scheduler
+        self.steps = steps
+        self.refine = refine
+        if compile:
+            unet.compile()
+
+    def embed(self, captions: Sequence[str]) -> torch.Tensor:
+        """Captions → what the U-Net attends to, (B, L, D) float32: L tokens, padded, of the text tower's width D."""
+        return self.prompts(captions, self.device)[0]
+
+    def predictor(self, embeddings: torch.Tensor) -> inversion.NoisePredictor:
+        """The U-Net at given embeddings, (B, L, D) or (1, L, D): (state, timestep) → its output, both float32.
+
+        Differentiable in the embeddings and in the state.
+        """
+        embeddings = embeddings.to(self.device, self.network.dtype)
+
+        def predict(state: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+            sample = state.to(self.network.dtype).contiguous(memory_format=torch.channels_last)
+            seen = embeddings.expand(len(state), -1, -1)
+            return self.network(sample, timestep, encoder_hidden_states=seen).sample.float()
+
+        return predict
+
+    def _to_noise(self, latents: torch.Tensor, seen: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        return inversion.invert(self.predictor(seen[0]), latents, self.scheduler, self.steps, self.refine)
+
+    def _from_noise(self, latents: torch.Tensor, seen: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        return inversion.generate(self.predictor(seen[0]), latents, self.scheduler, self.steps)
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: Path | str,
+        vae: Path | str | None = None,
+        dtype: torch.dtype = torch.float32,
+        vae_dtype: torch.dtype = torch.float32,
+        **options: Any,
+    ) -> Self:
+        """A located diffusers folder, on the CPU.
+
+        Args:
+            vae: the folder of the autoencoder; None for its own.
+            dtype: of the U-Net.
+            vae_dtype: of the autoencoder.
+            options: steps, refine, captioned, batch_size, compile.
+        """
+        folder = Path(folder)
+        return cls(
+            LatentAutoencoder.from_folder(vae or folder / "vae", vae_dtype),
+            load_network(UNet2DConditionModel, folder, "unet", dtype),
+            ddim_scheduler(read_json(folder / "scheduler" / "scheduler_config.json")),
+            Prompts(clip_tower(folder)),
+            **options,
+        )
+
+
+def ddim_scheduler(settings: dict[str, Any]) -> DDIMScheduler:
+    """DDIM at the noise levels of a scheduler of any class (PNDM in Stable Diffusion 1.5).
+
+    What no inversion could undo is left out: thresholding, and clipping, which is on by default where another class's
+    file does not speak of it. The spacing `linspace`, which diffusers' inverse scheduler does not have, becomes
+    `leading`.
+    """
+    known = set(inspect.signature(DDIMScheduler).parameters)
+    known -= {"thresholding", "dynamic_thresholding_ratio", "sample_max_value", "clip_sample_range"}
+    chosen = {key: value for key, value in settings.items() if key in known} | {"clip_sample": False}
+    if chosen.get("timestep_spacing") not in ("leading", "trailing"):
+        chosen["timestep_spacing"] = "leading"
+    return DDIMScheduler(**chosen)
+
+
+def clip_tower(folder: Path) -> Callable[[torch.device], TextTower]:
+    """Loads the CLIP tokenizer and text encoder of a diffusers folder, float32: its last hidden state, (1, L, D)."""
+
+    def load(device: torch.device) -> TextTower:
+        from transformers import CLIPTextModel, CLIPTokenizer
+
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        model = load_network(CLIPTextModel, folder, "text_encoder", torch.float32).to(device)
+        length = min(tokenizer.model_max_length, model.config.max_position_embeddings)
+
+        def embed(caption: str) -> tuple[torch.Tensor]:
+            tokens = tokenizer(caption, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+            return (model(tokens.input_ids.to(device)).last_hidden_state,)
+
+        return embed
+
+    return load

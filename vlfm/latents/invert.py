@@ -1,10 +1,25 @@
-"""The inversion stage: frames of one shard of clips → a latent store."""
+"""The inversion stage: frames of one shard of clips → a latent store.
 
+Finished clips lie one by one in a folder beside the store until it is complete, so that a job that was killed goes on
+with the batch it was at. The folder is named after everything that decides what is in them. Which clips share a batch
+is decided by their place in the shard alone: the last bits of a clip's latents depend on its neighbours, and a killed
+job must end with the same bytes as any other.
+"""
+
+import contextlib
+import copy
+import errno
+import itertools
 import shutil
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import safetensors
+import safetensors.torch
 import torch
 
 from vlfm import config as configs
@@ -16,23 +31,38 @@ from vlfm.artifacts import (
     fingerprint,
     progress,
     read_json,
+    write_bytes,
     write_ledger,
 )
-from vlfm.checkpoints import load_state, save_state
-from vlfm.clips.shards import DecodedClip, read_clips
+from vlfm.clips.shards import DecodedClip, read_captions, read_clips
+from vlfm.errors import FingerprintMismatch, VLFMError
+from vlfm.latents.batching import LARGEST, BatchSizes, find_batch_size
 from vlfm.latents.decoder import VisualDecoder
 from vlfm.latents.frames import psnr, to_tensor
 from vlfm.latents.load import caption_encoder_fingerprint, load_caption_encoder, load_decoder
 from vlfm.latents.store import VERSION, ClipLatents, LatentStore, write_store
-from vlfm.latents.text import CaptionEncoder
+
+# What decides the latents but for the last bits; batch size and compilation decide those.
+SETTINGS = (
+    "inversion.steps",
+    "inversion.refine",
+    "inversion.prompt",
+    "inversion.guidance",
+    "inversion.null_text",
+    "inversion.precision",
+    "inversion.dtype",
+    "clips.fps",
+)
+PROBE_STEPS = 4
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def latents_fingerprint(config: configs.Config, decoder_folder: Path) -> str:
-    """What the latents of a clip depend on, beside the clip."""
+    """What the latents of a clip depend on, beside the clip: the same for all shards of a run."""
     return fingerprint(
         {
             "version": VERSION,
-            **configs.settings(config, "inversion", "clips.fps", "clips.duration", "clips.size"),
+            **configs.settings(config, *SETTINGS),
             "decoder": read_json(decoder_folder / "decoder.json")["fingerprint"],
             "captions": caption_encoder_fingerprint(config),
         }
@@ -49,102 +79,317 @@ def invert_shard(
 ) -> None:
     """Invert a shard of clips into the zarr store `output`, batch by batch.
 
-    Finished batches lie beside the store until it is whole, so that a killed job repeats one batch at most.
-    A clip whose latents are not finite is left out and told in the ledger.
+    Frames are read as they are needed, one batch ahead. Length, frame rate and size are those of the shard's clips. A
+    clip whose latents are not finite is left out and told in the ledger. A killed job repeats one batch at most.
 
     Raises:
-        FingerprintMismatch: if `output` exists and was made with other settings.
-        VLFMError: if too many clips of the shard are bad.
+        FingerprintMismatch: if `output` exists and was made with other settings, or of other clips' length or size.
+        VLFMError: if too many clips of the shard are bad, the disk is full, or not one frame fits the device.
     """
     identity = latents_fingerprint(config, decoder_folder)
+    captions = read_captions(clips)
+    stream = read_clips(clips)
+    first = next(stream, None)
+    if first is None:
+        raise VLFMError(f"{clips} holds no clip; remove it and run its rule again")
+    video = _Video.of(first, clips)
     if output.exists():
-        check_fingerprint(
-            LatentStore(output).fingerprint, identity, output, "Remove it, or write to another folder."
+        _check_output(output, identity, video)
+    partial = _partial_folder(config, clips, output, identity)
+    with _disk_may_be_full(partial):
+        partial.mkdir(parents=True, exist_ok=True)
+        tokens = _encode_captions(config, captions, partial / "captions.safetensors", device)
+        decoder = load_decoder(config, decoder_folder, device)
+        sizes = BatchSizes(partial / "batch.json", lambda: _frames_at_once(config, decoder, first, len(captions)))
+        inverter = _Inverter(config, decoder, sizes)
+
+        stored: list[ClipLatents] = []
+        rows: list[LedgerRow] = []
+        clips_a_batch = max(1, sizes.first // len(first.frames))
+        with progress(total=len(captions), what=f"invert {output.stem}") as bar:
+            for number, batch in enumerate(_read_ahead(_batches(itertools.chain([first], stream), clips_a_batch))):
+                for clip in batch:
+                    video.check(clip, clips)
+                for clip, result in zip(batch, _finished(partial, number, batch, inverter), strict=True):
+                    reason = result.reason or _why_bad_caption(tokens[clip.caption][0])
+                    if not reason:
+                        stored.append(_to_store(clip, result, *tokens[clip.caption]))
+                    rows.append(_ledger_row(clip, result, reason))
+                bar.update(len(batch))
+        write_ledger(ledger, rows)
+        check_share_of_bad(rows, config.clips.max_bad, f"invert {clips}")
+        about = configs.settings(config, "inversion", "text", "decoder") | {"frames_a_batch": sizes.pairs}
+        write_store(
+            output,
+            stored,
+            config.inversion.dtype,
+            identity,
+            about,
+            fps=video.fps,
+            height=video.height,
+            width=video.width,
         )
-    partial = output.parent / f".{output.name}.partial-{identity}"
-    partial.mkdir(parents=True, exist_ok=True)
-    decoder = load_decoder(config, decoder_folder, device)
-    encoder = load_caption_encoder(config, device)
-    clips_a_batch = max(1, config.inversion.batch_size // config.clips.num_frames)
-
-    good: list[ClipLatents] = []
-    rows: list[LedgerRow] = []
-    shard = list(read_clips(clips))
-    bar = progress(total=len(shard), what=f"invert {output.stem}")
-    for batch in _batches(shard, clips_a_batch):
-        watch = Stopwatch()
-        file = partial / f"{batch[0].clip_id}.safetensors"
-        if not file.exists():
-            save_state(file, _invert_batch(batch, decoder, encoder))
-        results = load_state(file)
-        seconds = watch.seconds / len(batch)
-        for clip, result in zip(batch, results, strict=True):
-            reason = _why_bad(result["latents"])
-            if not reason:
-                good.append(
-                    ClipLatents(
-                        clip_id=clip.clip_id,
-                        latents=result["latents"].numpy(),
-                        times=clip.times,
-                        tokens=result["tokens"].numpy(),
-                        mask=result["mask"].numpy(),
-                        caption=clip.caption,
-                        round_trip=result["round_trip"],
-                    )
-                )
-            rows.append(
-                LedgerRow(
-                    clip_id=clip.clip_id,
-                    stage="invert",
-                    status="bad" if reason else "ok",
-                    reason=reason,
-                    source=clip.info["source"],
-                    row=clip.info.get("row", 0),
-                    seconds=seconds,
-                    bytes=0
-                    if reason
-                    else int(result["latents"].numel() * np.dtype(config.inversion.dtype).itemsize),
-                )
-            )
-        bar.update(len(batch))
-    bar.close()
-    write_ledger(ledger, rows)
-    check_share_of_bad(rows, config.clips.max_bad, f"invert {clips}")
-    write_store(
-        output,
-        good,
-        config.inversion.dtype,
-        identity,
-        configs.settings(config, "inversion", "text", "decoder", "clips.fps", "clips.duration", "clips.size"),
+    print(
+        f"{output.stem}: round trip {np.mean([clip.round_trip for clip in stored]):.2f} dB; {config.inversion.dtype} "
+        f"moves latents by {max(clip.rounding for clip in stored):.1e} of their RMS at most"
     )
-    shutil.rmtree(partial)
+    for folder in output.parent.glob(f".{output.name}.partial-*"):
+        if folder != partial:
+            print(f"removing {folder}: work on this shard under other settings, never finished", file=sys.stderr)
+        shutil.rmtree(folder)
 
 
-def _invert_batch(batch: list[DecodedClip], decoder: VisualDecoder, encoder: CaptionEncoder) -> list[dict]:
-    frames = to_tensor(np.stack([clip.frames for clip in batch]))
-    flat = frames.flatten(0, 1)
-    latents = decoder.invert(flat)
-    scores = psnr(decoder.generate(latents).cpu(), flat).unflatten(0, frames.shape[:2]).mean(1)
-    latents = latents.cpu().unflatten(0, frames.shape[:2])
-    captions = encoder.encode([clip.caption for clip in batch])
-    return [
-        {
-            "latents": latents[index],
-            "tokens": captions.tokens[index].cpu(),
-            "mask": captions.mask[index].cpu(),
-            "round_trip": scores[index].item(),
-        }
-        for index in range(len(batch))
-    ]
+@dataclass(frozen=True)
+class _Video:
+    """What the clips of a shard have in common."""
+
+    frames: int
+    duration: float
+    fps: float
+    height: int
+    width: int
+
+    @classmethod
+    def of(cls, clip: DecodedClip, shard: Path) -> "_Video":
+        try:
+            duration, fps = float(clip.info["duration"]), float(clip.info["fps"])
+        except (KeyError, TypeError, ValueError):
+            raise VLFMError(
+                f"{shard}: {clip.clip_id}.json gives no duration and fps; remove the shard and run its rule again"
+            ) from None
+        return cls(len(clip.frames), duration, fps, *clip.frames.shape[1:3])
+
+    def __str__(self) -> str:
+        return f"{self.frames} frames of {self.width}×{self.height} in {self.duration:g} s at {self.fps:g} fps"
+
+    def check(self, clip: DecodedClip, shard: Path) -> None:
+        if (other := self.of(clip, shard)) != self:
+            raise VLFMError(
+                f"{shard}: {clip.clip_id} has {other}, the first clip {self}; all clips of a shard are alike: remove "
+                "it and run its rule again"
+            )
 
 
-def _why_bad(latents: torch.Tensor) -> str:
+def _check_output(output: Path, identity: str, video: _Video) -> None:
+    store = LatentStore(output)
+    check_fingerprint(store.fingerprint, identity, output, "Remove it, or write to another folder.")
+    there = _Video(store.shape[0], store.duration, store.fps, store.height, store.width)
+    if there != video:
+        raise FingerprintMismatch(
+            f"{output} holds clips of {there}, now they have {video}. Remove it, or write to another folder."
+        )
+
+
+def _partial_folder(config: configs.Config, clips: Path, output: Path, identity: str) -> Path:
+    stat = clips.stat()
+    made_by = {
+        "latents": identity,
+        "clips": [stat.st_size, stat.st_mtime_ns],
+        **configs.settings(config, "inversion.batch_size", "inversion.compile"),
+    }
+    return output.parent / f".{output.name}.partial-{fingerprint(made_by)}"
+
+
+@contextlib.contextmanager
+def _disk_may_be_full(partial: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        kept = len([path for path in partial.glob("*.safetensors") if path.stem != "captions"])
+        raise VLFMError(
+            f"{partial.parent} cannot be written ({error.strerror}); free space there and run the rule again, which "
+            f"goes on after the {kept} clips that are finished and kept in {partial.name}"
+        ) from error
+
+
+def _batches(clips: Iterator[DecodedClip], size: int) -> Iterator[list[DecodedClip]]:
+    while batch := list(itertools.islice(clips, size)):
+        yield batch
+
+
+def _read_ahead(batches: Iterator[list[DecodedClip]]) -> Iterator[list[DecodedClip]]:
+    """The next batch's pictures are decoded while the device works on this one."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = reader.submit(next, batches, None)
+            yield batch
+
+
+def _save(file: Path, tensors: dict[str, torch.Tensor]) -> None:
+    # Not through safetensors' own writer, which does not say that a disk is full as other writers do.
+    write_bytes(file, safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+
+
+def _load(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        return safetensors.torch.load_file(file)
+    except safetensors.SafetensorError as error:
+        raise VLFMError(f"{file} is damaged ({error}); remove it and run the rule again") from error
+
+
+def _frames_at_once(config: configs.Config, decoder: VisualDecoder, clip: DecodedClip, clips: int) -> int:
+    """`inversion.batch_size`, or what a few steps on the frames of one clip say fits and pays."""
+    if config.inversion.batch_size != "auto":
+        return config.inversion.batch_size
+    brief = copy.copy(decoder)
+    if hasattr(brief, "steps"):
+        brief.steps = min(brief.steps, PROBE_STEPS)
+
+    def work(size: int) -> None:
+        frames = to_tensor(clip.frames[np.resize(np.arange(len(clip.frames)), size)])
+        captions = [clip.caption] * size if config.inversion.prompt == "caption" else None
+        brief.generate(brief.invert(frames, captions), captions)
+
+    try:
+        found = find_batch_size(work, decoder.device, min(LARGEST, clips * len(clip.frames)))
+    except torch.OutOfMemoryError as error:
+        raise VLFMError(_does_not_fit(1, decoder, error)) from error
+    print(f"inversion.batch_size auto: {found} frames at once")
+    return found
+
+
+def _does_not_fit(size: int, decoder: VisualDecoder, error: BaseException) -> str:
+    remedy = "clips.size to less" if size == 1 else "inversion.batch_size to less, or to auto"
+    return f"{size} frames at once do not fit {decoder.device} ({str(error).splitlines()[0]}); set {remedy}"
+
+
+# ----------------------------------------------------------------------------------------- captions
+
+
+def _encode_captions(
+    config: configs.Config, captions: dict[str, str], file: Path, device: torch.device
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Caption → tokens (L, D) as they are stored, and mask (L,); each distinct caption is encoded once a shard."""
+    distinct = list(dict.fromkeys(captions.values()))
+    if not file.exists():
+        encoder = load_caption_encoder(config, device)
+        dtype = getattr(torch, config.inversion.dtype)
+        tokens, masks = [], []
+        for start in range(0, len(distinct), 64):
+            encoded = encoder.encode(distinct[start : start + 64])
+            tokens.append(encoded.tokens.to(dtype).cpu())
+            masks.append(encoded.mask.cpu())
+        _save(file, {"tokens": torch.cat(tokens), "mask": torch.cat(masks)})
+    saved = _load(file)
+    pairs = zip(saved["tokens"].numpy(), saved["mask"].numpy(), strict=True)
+    return dict(zip(distinct, pairs, strict=True))
+
+
+def _why_bad_caption(tokens: np.ndarray) -> str:
+    if np.isfinite(tokens).all():
+        return ""
+    return f"the caption's embedding is not finite in {tokens.dtype}; set inversion.dtype to float32"
+
+
+# ------------------------------------------------------------------------------------------- clips
+
+
+@dataclass(frozen=True)
+class _Result:
+    """Of one clip: latents (N, C, h, w) as they are stored, what they cost, and why they are no good, if so."""
+
+    latents: torch.Tensor
+    round_trip: float
+    rounding: float
+    seconds: float
+    reason: str = ""
+
+
+class _Inverter:
+    """Batches of clips → results, as many frames at once as fit the device."""
+
+    def __init__(self, config: configs.Config, decoder: VisualDecoder, sizes: BatchSizes):
+        self._decoder = decoder
+        self._sizes = sizes
+        self._dtype = getattr(torch, config.inversion.dtype)
+        self._prompted = config.inversion.prompt == "caption"
+        self._may_shrink = config.inversion.batch_size == "auto"
+
+    def __call__(self, number: int, batch: list[DecodedClip]) -> list[_Result]:
+        """Invert a batch, all anew with fewer frames at once if they do not fit."""
+        while True:
+            try:
+                return self._invert(batch, self._sizes.at(number))
+            except torch.OutOfMemoryError as error:
+                size = self._sizes.at(number)
+                if size == 1 or not self._may_shrink:
+                    raise VLFMError(_does_not_fit(size, self._decoder, error)) from error
+            # Not in the handler above: the error holds on to the tensors of the attempt.
+            torch.cuda.empty_cache()
+            print(f"{size} frames at once do not fit, going on with {self._sizes.halve(number)}", file=sys.stderr)
+
+    def _invert(self, batch: list[DecodedClip], size: int) -> list[_Result]:
+        watch = Stopwatch()
+        frames = np.concatenate([clip.frames for clip in batch])
+        captions = [clip.caption for clip in batch for _ in clip.frames] if self._prompted else None
+        latents, stored, scores = [], [], []
+        for part in np.array_split(np.arange(len(frames)), -(-len(frames) // size)):
+            seen = [captions[index] for index in part] if captions else None
+            truth = to_tensor(frames[part]).to(self._decoder.device)
+            found = self._decoder.invert(truth, seen)
+            kept = found.to(self._dtype)
+            # Of the latents as they are stored: the loss of rounding them is part of the round trip.
+            scores.append(psnr(self._decoder.generate(kept.float(), seen), truth).cpu())
+            latents.append(found.cpu())
+            stored.append(kept.cpu())
+        lengths = [len(clip.frames) for clip in batch]
+        seconds = watch.seconds / len(batch)
+        columns = (torch.cat(column).split(lengths) for column in (latents, stored, scores))
+        return [_judge(*row, seconds) for row in zip(*columns, strict=True)]
+
+
+def _judge(latents: torch.Tensor, stored: torch.Tensor, scores: torch.Tensor, seconds: float) -> _Result:
+    reason = ""
     if not torch.isfinite(latents).all():
-        return "inversion gave latents that are not finite; more steps or float32 may help"
-    if latents.abs().max() > np.finfo(np.float16).max:
-        return "inversion gave latents too large for float16; set inversion.dtype to float32"
-    return ""
+        reason = "inversion gave latents that are not finite; more steps, or float32 for inversion.precision, may help"
+    elif not torch.isfinite(stored).all():
+        reason = "inversion gave latents too large for float16; set inversion.dtype to float32"
+    elif not torch.isfinite(scores).all():
+        reason = "latents are finite, but frames generated from them are not; inversion.precision: float32 may help"
+    size = latents.double().square().mean().sqrt().clamp_min(1e-30)
+    rounding = (stored.double() - latents.double()).square().mean().sqrt() / size
+    return _Result(stored, scores.mean().item(), rounding.item(), seconds, reason)
 
 
-def _batches(clips: list[DecodedClip], size: int) -> Iterator[list[DecodedClip]]:
-    return (clips[start : start + size] for start in range(0, len(clips), size))
+def _finished(partial: Path, number: int, batch: list[DecodedClip], inverter: _Inverter) -> list[_Result]:
+    """The results of a batch, from the files of an earlier run if all are there. What is bad is tried again."""
+    files = [partial / f"{clip.clip_id}.safetensors" for clip in batch]
+    if not all(file.exists() for file in files):
+        results = inverter(number, batch)
+        for file, result in zip(files, results, strict=True):
+            if not result.reason:
+                numbers = torch.tensor([result.round_trip, result.rounding, result.seconds], dtype=torch.float64)
+                _save(file, {"latents": result.latents, "numbers": numbers})
+        return results
+    saved = [_load(file) for file in files]
+    return [_Result(state["latents"], *state["numbers"].tolist()) for state in saved]
+
+
+def _to_store(clip: DecodedClip, result: _Result, tokens: np.ndarray, mask: np.ndarray) -> ClipLatents:
+    return ClipLatents(
+        clip_id=clip.clip_id,
+        latents=result.latents.numpy(),
+        times=clip.times,
+        tokens=tokens,
+        mask=mask,
+        caption=clip.caption,
+        round_trip=result.round_trip,
+        duration=float(clip.info["duration"]),
+        rounding=result.rounding,
+    )
+
+
+def _ledger_row(clip: DecodedClip, result: _Result, reason: str) -> LedgerRow:
+    return LedgerRow(
+        clip_id=clip.clip_id,
+        stage="invert",
+        status="bad" if reason else "ok",
+        reason=reason,
+        source=clip.info["source"],
+        row=clip.info.get("row", 0),
+        seconds=result.seconds,
+        bytes=0 if reason else result.latents.numel() * result.latents.element_size(),
+    )

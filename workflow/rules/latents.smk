@@ -36,7 +36,17 @@ rule invert:
     benchmark:
         "results/benchmarks/invert/{shard}.tsv"
     params:
-        settings=settings("inversion", "text"),
+        # SETTINGS of vlfm/latents/invert.py: batch_size and compile decide how fast, not what.
+        settings=settings(
+            "inversion.steps",
+            "inversion.refine",
+            "inversion.prompt",
+            "inversion.guidance",
+            "inversion.null_text",
+            "inversion.precision",
+            "inversion.dtype",
+            "text",
+        ),
     threads: 16
     resources:
         mem_mb=16000,

@@ -1,10 +1,12 @@
-# Decoded clips → visual decoder → latents by DDIM inversion.
+# Decoded clips → visual decoder → latents by inversion.
+
+TRAINED = CONFIG.decoder.name == "embedded"  # on the clips; any other decoder is found, and waits for none
 
 
 rule prepare_decoder:
     input:
         plan=ancient("results/clips/shards.json"),
-        clips=shards("results/clips/{shard}.tar"),
+        clips=shards("results/clips/{shard}.tar") if TRAINED else [],
     output:
         "results/decoder/decoder.json",
     log:
@@ -12,7 +14,7 @@ rule prepare_decoder:
     benchmark:
         "results/benchmarks/prepare_decoder.tsv"
     params:
-        settings=settings("decoder", "seed"),
+        settings=settings("decoder", "seed") if TRAINED else settings("decoder", "clips.size"),
     threads: 16
     resources:
         mem_mb=8000,

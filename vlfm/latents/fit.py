@@ -1,5 +1,7 @@
 """Training the embedded visual decoder on the clips' own frames."""
 
+import itertools
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ from torch.nn import functional
 from vlfm import config as configs
 from vlfm.artifacts import fingerprint, progress, write_json
 from vlfm.checkpoints import load_state, save_state
-from vlfm.clips.shards import read_clips
+from vlfm.clips.shards import read_clips, read_ids
 from vlfm.errors import VLFMError
 from vlfm.latents.embedded import EmbeddedDecoder, new_scheduler, new_unet
 from vlfm.latents.frames import psnr, to_tensor
@@ -20,6 +22,9 @@ from vlfm.learning_rate import warmup_cosine
 MAX_FRAMES = 20_000
 WARMUP = 50  # steps
 
+Size = tuple[int, int]
+FramesBySize = dict[Size, torch.Tensor]
+
 
 def fit_decoder(
     config: configs.Config, shards: list[Path], output: Path, device: torch.device, every: int = 100
@@ -27,7 +32,8 @@ def fit_decoder(
     """Fit the autoencoder in closed form, train the noise predictor, write both to the folder `output`.
 
     `output/decoder.json` is written last: its fingerprint, and PSNR on the clips held out. Progress is saved
-    every `every` steps beside `output`, so that a killed run goes on where it was.
+    every `every` steps beside `output`, so that a killed run goes on where it was. Frames may be of several sizes:
+    the autoencoder sees the patches of all, the noise predictor one size a step.
 
     Raises:
         VLFMError: if there are too few clips to hold one out.
@@ -36,16 +42,23 @@ def fit_decoder(
         {
             **configs.settings(config, "decoder.embedded", "seed", "clips.size"),
             "shards": [path.name for path in shards],
-            "clips": [clip.clip_id for path in shards for clip in read_clips(path)],
+            "clips": [clip_id for path in shards for clip_id in read_ids(path)],
         }
     )
     settings = config.decoder.embedded
     training, held_out = _frames(shards, settings.holdout, config.seed)
-    autoencoder = PatchAutoencoder.fit(training, settings.patch, settings.channels).to(device)
+    autoencoder = PatchAutoencoder.fit(list(training.values()), settings.patch, settings.channels).to(device)
     with torch.no_grad():
-        latents = torch.cat([autoencoder.encode(chunk.to(device)) for chunk in training.split(256)])
-        decoded = autoencoder.decode(autoencoder.encode(held_out.to(device))).clamp(-1, 1).cpu()
-    score = psnr(decoded, held_out).mean().item()
+        latents = [
+            torch.cat([autoencoder.encode(chunk.to(device)) for chunk in frames.split(256)])
+            for frames in training.values()
+        ]
+        scores = [
+            psnr(autoencoder.decode(autoencoder.encode(frames.to(device))).clamp(-1, 1).cpu(), frames)
+            for frames in held_out.values()
+        ]
+    scores = torch.cat(scores)
+    score = scores.mean().item()
 
     state = output.parent / f".{output.name}.partial-{identity}.safetensors"
     unet = _train(config, latents, state, every)
@@ -56,42 +69,60 @@ def fit_decoder(
         {
             "fingerprint": identity,
             "name": "embedded",
-            "shape": decoder.latent_shape(config.clips.size, config.clips.size),
+            "shape": decoder.latent_shape(*config.clips.sizes[0]),
             "held_out_psnr": score,
-            "held_out_frames": len(held_out),
-            "training_frames": len(training),
+            "held_out_frames": len(scores),
+            "training_frames": sum(map(len, training.values())),
             "settings": configs.settings(config, "decoder.embedded"),
         },
     )
     state.unlink(missing_ok=True)
-    print(f"autoencoder: {score:.2f} dB on {len(held_out)} held-out frames")
+    print(f"autoencoder: {score:.2f} dB on {len(scores)} held-out frames")
 
 
-def _frames(shards: list[Path], holdout: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Frames (B, 3, H, W) in [−1, 1] of the clips to train on and of those held out, whole clips each."""
-    total = sum(1 for path in shards for _ in read_clips(path))
+def _frames(shards: list[Path], holdout: float, seed: int) -> tuple[FramesBySize, FramesBySize]:
+    """Frames (B, 3, H, W) in [−1, 1] of the clips to train on and of those held out, whole clips each, by (H, W)."""
+    counts = [len(read_ids(path)) for path in shards]
+    total = sum(counts)
     if total < 2:
         raise VLFMError(f"{total} clips are too few to train a decoder and hold one out; give at least 2")
+    available: Counter[Size] = Counter()
+    for path, count in zip(shards, counts, strict=True):
+        for clip in itertools.islice(read_clips(path), 1):
+            available[clip.frames.shape[1:3]] += count * len(clip.frames)
+    # Each size gets its share, or the first shards would fill the whole.
+    most = {size: MAX_FRAMES * frames / available.total() for size, frames in available.items()}
     order = np.random.default_rng(seed).permutation(total)
     held = set(order[: max(1, round(holdout * total))].tolist())
-    training: list[torch.Tensor] = []
-    held_out: list[torch.Tensor] = []
+    training: dict[Size, list[torch.Tensor]] = {}
+    held_out: dict[Size, list[torch.Tensor]] = {}
     position = 0
     for path in shards:
         for clip in read_clips(path):
-            bucket = held_out if position in held else training
+            size = clip.frames.shape[1:3]
+            kept = (held_out if position in held else training).setdefault(size, [])
             position += 1
-            if sum(map(len, bucket)) < MAX_FRAMES:
-                bucket.append(to_tensor(clip.frames))
-    return torch.cat(training), torch.cat(held_out)
+            if sum(map(len, kept)) < most[size]:
+                kept.append(to_tensor(clip.frames))
+    return _joined(training), _joined(held_out)
 
 
-def _train(config: configs.Config, latents: torch.Tensor, state: Path, every: int):
-    """The noise predictor, trained with the plain DDPM objective; resumes exactly from `state`."""
+def _joined(frames: dict[Size, list[torch.Tensor]]) -> FramesBySize:
+    return {size: torch.cat(parts) for size, parts in frames.items()}
+
+
+def _train(config: configs.Config, latents: list[torch.Tensor], state: Path, every: int):
+    """The noise predictor, trained with the plain DDPM objective; resumes exactly from `state`.
+
+    Args:
+        latents: (B, C, h, w) for each size; a step takes its batch from one, chosen in proportion to B.
+    """
     settings = config.decoder.embedded
-    device = latents.device
+    device = latents[0].device
+    shares = torch.tensor([float(len(part)) for part in latents])
     torch.manual_seed(config.seed)
-    unet = new_unet(settings.channels, latents.shape[-1], settings.unet_channels).to(device)
+    positions = max(max(part.shape[-2:]) for part in latents)
+    unet = new_unet(settings.channels, positions, settings.unet_channels).to(device)
     scheduler = new_scheduler()
     optimizer = torch.optim.AdamW(unet.parameters(), settings.learning_rate, weight_decay=0.01)
     scale = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(settings.steps, WARMUP))
@@ -106,8 +137,10 @@ def _train(config: configs.Config, latents: torch.Tensor, state: Path, every: in
     bar = progress(range(start, settings.steps), what="noise predictor", unit="step")
     for step in bar:
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        chosen = torch.randint(len(latents), (settings.batch_size,), generator=generator)
-        clean = latents[chosen.to(device)]
+        # Nothing is drawn where there is no choice.
+        part = latents[int(torch.multinomial(shares, 1, generator=generator)) if len(latents) > 1 else 0]
+        chosen = torch.randint(len(part), (settings.batch_size,), generator=generator)
+        clean = part[chosen.to(device)]
         noise = torch.randn(clean.shape, generator=generator).to(device)
         times = torch.randint(scheduler.config.num_train_timesteps, (len(clean),), generator=generator)
         times = times.to(device)

@@ -1,5 +1,7 @@
 """An autoencoder in closed form: an orthonormal basis for the patches of an image."""
 
+from collections.abc import Sequence
+
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
@@ -30,10 +32,18 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
 
     @classmethod
     @torch.no_grad()
-    def fit(cls, frames: torch.Tensor, patch: int, channels: int) -> "PatchAutoencoder":
-        """The basis that reconstructs `frames`, (B, 3, H, W) in [−1, 1], with the smallest squared error."""
+    def fit(cls, frames: torch.Tensor | Sequence[torch.Tensor], patch: int, channels: int) -> "PatchAutoencoder":
+        """The basis that reconstructs `frames` with the smallest squared error.
+
+        Args:
+            frames: (B, 3, H, W) in [−1, 1]; of several sizes, one such tensor for each.
+        """
         model = cls(patch, channels)
-        patches = functional.pixel_unshuffle(frames.double(), patch).movedim(1, -1).flatten(0, -2)
+        parts = [
+            functional.pixel_unshuffle(part.double(), patch).movedim(1, -1).flatten(0, -2)
+            for part in ([frames] if isinstance(frames, torch.Tensor) else frames)
+        ]
+        patches = torch.cat(parts) if len(parts) > 1 else parts[0]
         mean = patches.mean(0)
         covariance = (patches - mean).T @ (patches - mean) / len(patches)
         variances, vectors = torch.linalg.eigh(covariance)

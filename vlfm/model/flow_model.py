@@ -76,6 +76,7 @@ class FlowModel:
             folder / "flow.json",
             {"flow": self.flow.model_dump(), "fps": self.fps, "durations": list(self.durations)},
         )
+        (folder / EMPTY_CAPTION).unlink(missing_ok=True)
         if self.empty_caption is not None:
             tokens, mask = (value.cpu().contiguous() for value in self.empty_caption)
             with atomic_path(folder / EMPTY_CAPTION) as temporary:
@@ -203,13 +204,13 @@ def _integrated(
         raise VLFMError("the head velocity renders all clips at the same times: give (K,)")
     readout.check_scale(path.schedule.mean_scale(times)[0])
     wanted = check_query_times(times, path.duration, noise)[0].double()
-    grid = wanted
+    grid, places = torch.unique(wanted, return_inverse=True)
     if solver != "dopri5":
         step = path.schedule.lead_in / solver_steps
-        own = torch.arange(1, round(path.duration / step) + 1, dtype=wanted.dtype, device=wanted.device) * step
-        grid = torch.cat([own[own < wanted.max()], wanted])
-    # Times a rounding apart are one time.
-    grid, places = torch.unique((grid / path.duration).mul(2**40).round(), return_inverse=True)
-    grid = grid.div(2**40).mul(path.duration)
-    psi = ode(field, noise, grid, path.duration, solver)[:, places[-len(wanted) :]]
+        nodes = torch.arange(1, round(path.duration / step), dtype=grid.dtype, device=grid.device) * step
+        # No step between a node and a time that rounding put beside it.
+        apart = (nodes[:, None] - grid).abs().amin(1) > 1e-6 * path.duration
+        grid = torch.cat([grid, nodes[apart & (nodes < grid[-1])]]).sort().values
+        places = torch.searchsorted(grid, wanted)
+    psi = ode(field, noise, grid, path.duration, solver)[:, places]
     return readout.mean(psi, noise, wanted[None], path.schedule)

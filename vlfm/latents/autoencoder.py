@@ -8,7 +8,7 @@ import torch
 
 from vlfm.artifacts import read_json
 from vlfm.errors import VLFMError
-from vlfm.latents.decoder import Captions, VisualDecoder, check_size
+from vlfm.latents.decoder import Captions, VisualDecoder, check_size, refuse_null_text
 from vlfm.latents.weights import load_network, locate
 
 CLASSES = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC")
@@ -140,5 +140,8 @@ class AutoencoderDecoder(VisualDecoder):
     def invert(self, frames: torch.Tensor, captions: Captions = None) -> torch.Tensor:
         return self.encode(frames)
 
-    def generate(self, latents: torch.Tensor, captions: Captions = None) -> torch.Tensor:
+    def generate(
+        self, latents: torch.Tensor, captions: Captions = None, null_text: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        refuse_null_text(self, null_text)
         return self.decode(latents)

@@ -54,8 +54,18 @@ class VisualDecoder(ABC):
         """Frames → the latents u that VLFM models, D⁻¹."""
 
     @abstractmethod
-    def generate(self, latents: torch.Tensor, captions: Captions = None) -> torch.Tensor:
-        """Latents u → frames, D."""
+    def generate(
+        self, latents: torch.Tensor, captions: Captions = None, null_text: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Latents u → frames, D.
+
+        Args:
+            null_text: (steps, L, D), with guidance; of the one clip that the latents belong to. See
+                `vlfm.latents.null_text`.
+
+        Raises:
+            VLFMError: for null text, by a decoder that takes no guidance.
+        """
 
     @torch.no_grad()
     def lipschitz(
@@ -88,6 +98,15 @@ class VisualDecoder(ABC):
         quotients = torch.cat([lipschitz_quotient(generate, latents, step, start) for step in steps])
         quotients = quotients[quotients.isfinite()]  # two frames may be the same
         return quotients.max().item(), quotients.median().item()
+
+
+def refuse_null_text(decoder: VisualDecoder, null_text: torch.Tensor | None) -> None:
+    """For decoders without guidance; raises `VLFMError` unless there is none."""
+    if null_text is not None:
+        raise VLFMError(
+            f"{type(decoder).__name__} takes no guidance and so no null text, which only stable-diffusion does; "
+            "invert again with inversion.null_text: 0"
+        )
 
 
 def check_size(height: int, width: int, unit: int) -> None:

@@ -9,7 +9,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DModel
 
 from vlfm.latents import inversion
-from vlfm.latents.decoder import Captions, VisualDecoder, check_size
+from vlfm.latents.decoder import Captions, VisualDecoder, check_size, refuse_null_text
 from vlfm.latents.patch import PatchAutoencoder
 
 
@@ -67,7 +67,10 @@ class EmbeddedDecoder(VisualDecoder):
     def invert(self, frames: torch.Tensor, captions: Captions = None) -> torch.Tensor:
         return inversion.invert(self._noise, self.encode(frames), self.scheduler, self.steps, self.refine)
 
-    def generate(self, latents: torch.Tensor, captions: Captions = None) -> torch.Tensor:
+    def generate(
+        self, latents: torch.Tensor, captions: Captions = None, null_text: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        refuse_null_text(self, null_text)
         return self.decode(inversion.generate(self._noise, latents.to(self.device), self.scheduler, self.steps))
 
     def save_pretrained(self, folder: Path | str) -> None:

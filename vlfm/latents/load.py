@@ -59,7 +59,8 @@ def open_decoder(
     if config.decoder.name == "autoencoder":
         return AutoencoderDecoder(LatentAutoencoder.from_folder(model, vae_dtype)).to(device)
     if config.decoder.name == "stable-diffusion":
-        return StableDiffusionDecoder.from_folder(model, vae, dtype, vae_dtype, **options).to(device)
+        guided = {"guidance": config.inversion.guidance, "null_text": config.inversion.null_text}
+        return StableDiffusionDecoder.from_folder(model, vae, dtype, vae_dtype, **options, **guided).to(device)
     return RectifiedFlowDecoder.from_folder(model, parts, dtype, vae_dtype, **options).to(device)
 
 

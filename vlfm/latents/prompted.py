@@ -7,7 +7,7 @@ from typing import Self
 import torch
 
 from vlfm.latents.autoencoder import LatentAutoencoder
-from vlfm.latents.decoder import Captions, VisualDecoder, check_size
+from vlfm.latents.decoder import Captions, VisualDecoder, check_size, refuse_null_text
 
 # One caption → what the network sees of it, each (1, …) float32.
 TextTower = Callable[[str], tuple[torch.Tensor, ...]]
@@ -99,7 +99,10 @@ class PromptedDecoder(VisualDecoder):
     def invert(self, frames: torch.Tensor, captions: Captions = None) -> torch.Tensor:
         return self._in_batches(lambda part, seen: self._to_noise(self.encode(part), seen), frames, captions)
 
-    def generate(self, latents: torch.Tensor, captions: Captions = None) -> torch.Tensor:
+    def generate(
+        self, latents: torch.Tensor, captions: Captions = None, null_text: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        refuse_null_text(self, null_text)
         return self._in_batches(
             lambda part, seen: self.decode(self._from_noise(part.to(self.device), seen)), latents, captions
         )

@@ -12,18 +12,21 @@ from vlfm.artifacts import read_json
 from vlfm.errors import VLFMError
 from vlfm.latents import inversion
 from vlfm.latents.autoencoder import LatentAutoencoder
+from vlfm.latents.decoder import Captions
+from vlfm.latents.null_text import guided, optimise
 from vlfm.latents.prompted import PromptedDecoder, Prompts, TextTower
 from vlfm.latents.weights import load_network
 
 # Of a diffusers folder; the autoencoder is located by itself, since another may take its place.
 PARTS = ("scheduler", "text_encoder", "tokenizer", "unet")
+GRADIENT_COST = 8  # times the memory of a frame whose activations are kept
 
 
 class StableDiffusionDecoder(PromptedDecoder):
     """Autoencoder + DDIM over a caption-conditioned U-Net; see `VisualDecoder` for the methods.
 
-    Guidance is 1: one evaluation of the U-Net a step. The state is float32, the networks are in the precision they
-    were given in.
+    Guidance is 1, one evaluation of the U-Net a step, but for null text. The state is float32, the networks are in the
+    precision they were given in.
 
     Args:
         autoencoder: frames ↔ latents.
@@ -35,6 +38,8 @@ class StableDiffusionDecoder(PromptedDecoder):
         captioned: whether the U-Net sees captions; otherwise the empty one.
         batch_size: frames walked at a time; None for all that are given.
         compile: torch.compile the U-Net.
+        guidance: of `invert_guided`, and of `generate` with null text.
+        null_text: iterations a step of `invert_guided`.
 
     Raises:
         VLFMError: for a U-Net of another kind, or one for other latents than the autoencoder's.
@@ -51,6 +56,8 @@ class StableDiffusionDecoder(PromptedDecoder):
         captioned: bool = False,
         batch_size: int | None = None,
         compile: bool = False,
+        guidance: float = 1.0,
+        null_text: int = 0,
     ):
         if unet.config.in_channels != autoencoder.channels or unet.config.out_channels != autoencoder.channels:
             raise VLFMError(
@@ -70,6 +77,8 @@ class StableDiffusionDecoder(PromptedDecoder):
         self.scheduler = scheduler
         self.steps = steps
         self.refine = refine
+        self.guidance = guidance
+        self.null_text = null_text
         if compile:
             unet.compile()
 
@@ -90,6 +99,60 @@ class StableDiffusionDecoder(PromptedDecoder):
             return self.network(sample, timestep, encoder_hidden_states=seen).sample.float()
 
         return predict
+
+    def invert_guided(
+        self, frames: torch.Tensor, caption: str, batch_size: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Frames of one clip → their latents u, and the null text with which `generate` leads back to them.
+
+        The latents are those of `invert`. See `vlfm.latents.null_text.optimise`.
+
+        Args:
+            frames: (N, 3, H, W).
+            caption: of the clip.
+            batch_size: frames at a time, and an eighth of them where gradients are kept; None for the decoder's own.
+
+        Returns:
+            (N, C, h, w) and (steps, L, D), float32.
+        """
+        size = batch_size or self.batch_size or len(frames)
+        seen, empty = self.embed([caption]), self.embed([""])
+        walks = [
+            inversion.trajectory(self.predictor(seen), self.encode(part), self.scheduler, self.steps, self.refine)
+            for part in frames.split(size)
+        ]
+        pivots = [torch.cat(states) for states in zip(*walks, strict=True)]
+        optimised = optimise(
+            self._predict,
+            pivots,
+            seen[0],
+            empty[0],
+            self.scheduler,
+            self.guidance,
+            self.null_text,
+            chunk=max(1, size // GRADIENT_COST),
+        )
+        return pivots[-1], optimised
+
+    def generate(
+        self, latents: torch.Tensor, captions: Captions = None, null_text: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        if null_text is None:
+            return super().generate(latents, captions)
+        if len(null_text) != self.steps:
+            raise VLFMError(
+                f"the null text is of {len(null_text)} steps, inversion.steps is {self.steps}; invert again"
+            )
+        each = null_text.to(self.device, torch.float32)
+
+        def run(part: torch.Tensor, seen: tuple[torch.Tensor, ...]) -> torch.Tensor:
+            noise = guided(self._predict, seen[0], each, self.guidance)
+            return self.decode(inversion.generate(noise, part.to(self.device), self.scheduler, self.steps))
+
+        return self._in_batches(run, latents, captions)
+
+    def _predict(self, state: torch.Tensor, timestep: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
+        return self.predictor(embeddings)(state, timestep)
 
     def _to_noise(self, latents: torch.Tensor, seen: tuple[torch.Tensor, ...]) -> torch.Tensor:
         return inversion.invert(self.predictor(seen[0]), latents, self.scheduler, self.steps, self.refine)
@@ -112,7 +175,7 @@ class StableDiffusionDecoder(PromptedDecoder):
             vae: the folder of the autoencoder; None for its own.
             dtype: of the U-Net.
             vae_dtype: of the autoencoder.
-            options: steps, refine, captioned, batch_size, compile.
+            options: steps, refine, captioned, batch_size, compile, guidance, null_text.
         """
         folder = Path(folder)
         return cls(

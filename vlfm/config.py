@@ -215,6 +215,15 @@ class Evaluation(Section):
     guidance: Annotated[float, Field(ge=1)]
 
 
+class Experiments(Section):
+    clips: Count
+    scenes: Annotated[int, Field(ge=0)]
+    videos: Annotated[int, Field(ge=0)]
+    extend: Annotated[float, Field(gt=1)]
+    orders: Annotated[list[Count], Field(min_length=1)] | None
+    ablation_steps: Count
+
+
 class Config(Section):
     """Everything a run depends on."""
 
@@ -227,6 +236,7 @@ class Config(Section):
     model: Model
     training: Training
     evaluation: Evaluation
+    experiments: Experiments
 
     @model_validator(mode="after")
     def _sections_agree(self):

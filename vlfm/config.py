@@ -96,6 +96,10 @@ class Clips(Section):
         """The duration that `seconds` stand for, to half a frame: numbers in a CSV have few decimals."""
         return next((each for each in self.durations if abs(seconds - each) <= 0.5 / self.fps), None)
 
+    def only(self, duration: float, height: int, width: int) -> "Clips":
+        """The settings of a run with clips of this one length and size."""
+        return self.model_copy(update={"duration": duration, "size": [(height, width)]})
+
     @model_validator(mode="after")
     def _whole_frames(self):
         for duration in self.durations:

@@ -331,7 +331,7 @@ def test_predicted_coefficients_are_what_the_model_renders(run, config):
     z = theory.clip_noise(groups[1].clip_ids[0], config.seed, (8, 8, 8))[None]
     instants = torch.tensor([0.11, 0.29], dtype=torch.float64)
     rendered = model.latents(groups[1].tokens, groups[1].mask, z, instants)
-    g = model.path.basis.evaluate(instants)
+    g = model.path().basis.evaluate(instants)
     assert torch.allclose((predicted[1] @ g.T).movedim(-1, 1).float(), rendered, atol=1e-4)
 
 

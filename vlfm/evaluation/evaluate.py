@@ -14,6 +14,7 @@ from vlfm.artifacts import fingerprint, progress, read_json, write_bytes, write_
 from vlfm.clips.shards import DecodedClip, read_clips
 from vlfm.coefficients.shards import ClipCoefficients, read_shard
 from vlfm.errors import VLFMError
+from vlfm.evaluation.buckets import choose_clips
 from vlfm.evaluation.media import contact_sheet, write_mp4, write_png
 from vlfm.evaluation.metrics import METRICS
 from vlfm.evaluation.render import clip_noise, nearest_frames, rate_times
@@ -68,7 +69,7 @@ def evaluate(
     partial.mkdir(parents=True, exist_ok=True)
     model = FlowModel.from_pretrained(results / "model", device)
     decoder = load_decoder(config, results / "decoder", device)
-    chosen = _choose(results, shards, config.evaluation.clips)
+    chosen = choose_clips(results, shards, config.evaluation.clips)
     rows: list[dict] = []
     entries: list[dict] = []
     bar = progress(total=sum(map(len, chosen.values())), what="evaluate")
@@ -97,20 +98,6 @@ def evaluate(
             print(f"{stage:<10} {np.mean(scores):6.2f} dB at {config.clips.fps:g} frames a second")
 
 
-def _choose(results: Path, shards: list[str], limit: int) -> dict[str, list[str]]:
-    """At most `limit` clips, by shard: the first of the stores, which are in no order of content."""
-    chosen: dict[str, list[str]] = {}
-    left = limit
-    for shard in shards:
-        ids = LatentStore(results / "latents" / f"{shard}.zarr").clip_ids[:left]
-        if ids:
-            chosen[shard] = ids
-        left -= len(ids)
-        if not left:
-            break
-    return chosen
-
-
 def _examples(results: Path, shard: str, clip_ids: list[str]):
     """The chosen clips of a shard, joined across the stores by clip id."""
     wanted = set(clip_ids)
@@ -131,7 +118,8 @@ def _evaluate_clip(
     """Score one clip, write its pictures to `folder`; what the CSV and the index say of it."""
     clip_id, times = example.clip.clip_id, example.clip.times
     truth = to_tensor(example.clip.frames)
-    rates = {fps: rate_times(fps, config.clips.duration) for fps in config.evaluation.fps}
+    duration = example.latents.duration
+    rates = {fps: rate_times(fps, duration) for fps in config.evaluation.fps}
     # The true times for the scores, every rate's instants for the videos: one evaluation, one decoding.
     instants = np.unique(np.concatenate([times, *rates.values()]).round(9))
     network = model.latents(
@@ -140,13 +128,14 @@ def _evaluate_clip(
         clip_noise(clip_id, config.seed, example.latents.latents.shape[1:])[None],
         torch.from_numpy(instants),
         config.evaluation.steps,
+        duration=duration,
         guidance=config.evaluation.guidance,
         solver=config.evaluation.solver,
         solver_steps=config.evaluation.solver_steps,
     )[0]
     projection = reconstruct(
         torch.from_numpy(example.coefficients.coefficients)[None],
-        model.path().basis.evaluate(torch.from_numpy(times))[None],
+        model.path(duration).basis.evaluate(torch.from_numpy(times))[None],
     )[0]
     count = len(times)
     generated = decoder.generate(

@@ -21,6 +21,7 @@ from vlfm.artifacts import progress, write_bytes
 from vlfm.clips.shards import read_clips
 from vlfm.errors import VLFMError
 from vlfm.evaluation import plots
+from vlfm.evaluation.buckets import read_buckets
 from vlfm.evaluation.render import clip_noise
 from vlfm.evaluation.theory_page import describe, page, plain
 from vlfm.flow import theory
@@ -255,12 +256,12 @@ def measure_closed_form(
         latents = group.latents[:left] / scale
         left -= len(latents)
         if len(latents):
-            coefficients = project(latents, projection_matrix(group.times, config.flow.order, config.clips.duration))
+            coefficients = project(latents, projection_matrix(group.times, config.flow.order, config.clips.longest))
             draws.append(
                 (
                     coefficients,
                     _randn(coefficients[..., 0].shape, generator),
-                    torch.rand(len(latents), 32, generator=generator, dtype=torch.float64) * config.clips.duration,
+                    torch.rand(len(latents), 32, generator=generator, dtype=torch.float64) * config.clips.longest,
                     _randn(coefficients.shape, generator),
                     guess[: len(latents)] / scale - coefficients,
                 )
@@ -409,7 +410,7 @@ def measure_budget(
     others; picture_bound: `largest_quotient` times the sum. ψ is the readout `sample`, noise included.
     """
     rows = []
-    duration = config.clips.duration
+    duration = config.clips.longest
     shown = {(g, c) for g, c, _ in _spread(groups, pictures)}
     generate = _batched(decoder.generate, config.inversion.batch_size)
     for g, (group, guess) in enumerate(zip(groups, predicted, strict=True)):
@@ -474,11 +475,11 @@ def predict_coefficients(config: configs.Config, groups: list[ClipGroup], model:
     for group in groups:
         noise = torch.stack([clip_noise(name, config.seed, group.latents.shape[2:]) for name in group.clip_ids])
         rendered = [
-            model.latents(tokens, mask, z, group.times, config.evaluation.steps).cpu().double()
+            model.latents(tokens, mask, z, group.times, config.evaluation.steps, duration=config.clips.longest).cpu()
             for tokens, mask, z in zip(group.tokens.split(16), group.mask.split(16), noise.split(16), strict=True)
         ]
-        weights = projection_matrix(group.times, config.flow.order, config.clips.duration)
-        predicted.append(project(torch.cat(rendered), weights))
+        weights = projection_matrix(group.times, config.flow.order, config.clips.longest)
+        predicted.append(project(torch.cat(rendered).double(), weights))
     return predicted
 
 
@@ -490,12 +491,18 @@ def largest_quotient(rows: list[dict]) -> float:
 def write_theory(config: configs.Config, shards: list[str], results: Path, output: Path, device: torch.device) -> None:
     """Measure everything on a run and write CSVs, figures (SVG) and, last, `index.html` into the folder `output`.
 
+    A number is about clips of one length and size: where there are several, those that occur most often are measured.
+
     Raises:
         VLFMError: if a file of the run is missing or damaged.
     """
     decoder = load_decoder(config, results / "decoder", device)
     model = FlowModel.from_pretrained(results / "model", device)
-    groups = load_groups(results, shards, decoder)
+    buckets = read_buckets(results, shards)
+    counts = {bucket: sum(map(len, clips.values())) for bucket, clips in buckets.items()}
+    most = max(counts, key=counts.get)
+    config = config.model_copy(update={"clips": config.clips.only(**vars(most))})
+    groups = load_groups(results, list(buckets[most]), decoder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ProjectionWarning)  # what it warns of is what is measured
         tables = measure(config, groups, decoder, model)
@@ -513,10 +520,15 @@ def write_theory(config: configs.Config, shards: list[str], results: Path, outpu
     for name, figure in figures.items():
         write_bytes(output / f"{name}.svg", figure.encode())
     about = (
-        f"{count_clips(groups)} clips of {config.clips.duration:g} s, {len(groups[0].times)} frames each at their true "
+        f"{count_clips(groups)} clips of {config.clips.longest:g} s, {len(groups[0].times)} frames each at their true "
         f"times; latents of {' × '.join(map(str, groups[0].latents.shape[2:]))} numbers; the run's order is "
         f"s = {config.flow.order}."
     )
+    if len(counts) > 1:
+        about += (
+            f" The run's clips are of {len(counts)} lengths and sizes; measured are the most frequent, {most}, which "
+            f"{counts[most]} of {sum(counts.values())} clips have."
+        )
     findings = describe(tables, config.flow.order, config.flow.schedule, largest_quotient(tables["lipschitz"]))
     write_bytes(output / "index.html", page(about, findings, figures).encode())
     for finding in findings:
@@ -528,7 +540,7 @@ def measure(
 ) -> dict[str, list[dict]]:
     """Every measurement: file name → rows."""
     bar = progress(total=6, what="theory", unit="part")
-    duration = config.clips.duration
+    duration = config.clips.longest
     predicted = predict_coefficients(config, groups, model)
     scale = float(model.transformer.latent_scale)
     tables: dict[str, list[dict]] = {}
@@ -572,8 +584,10 @@ def count_clips(groups: list[ClipGroup]) -> int:
 def _path(config: configs.Config, order: int, schedule: str) -> VideoLatentPath:
     clips, flow = config.clips, config.flow
     return VideoLatentPath(
-        LegendreBasis(order, clips.duration),
-        make_schedule(schedule, clips.num_frames, clips.duration, flow.sigma_min, flow.renoise, flow.alpha),
+        LegendreBasis(order, clips.longest),
+        make_schedule(
+            schedule, clips.num_frames_of(clips.longest), clips.longest, flow.sigma_min, flow.renoise, flow.alpha
+        ),
     )
 
 
@@ -583,8 +597,8 @@ def _path_errors(
     """Per group `H g − u` and `(Ĥ − H) g` at the frames, (B, N, C, h, w) each."""
     errors = []
     for group, guess in zip(groups, predicted, strict=True):
-        g = LegendreBasis(config.flow.order, config.clips.duration).evaluate(group.times)[None]
-        weights = projection_matrix(group.times, config.flow.order, config.clips.duration)
+        g = LegendreBasis(config.flow.order, config.clips.longest).evaluate(group.times)[None]
+        weights = projection_matrix(group.times, config.flow.order, config.clips.longest)
         mean = reconstruct(project(group.latents, weights), g)
         errors.append((mean - group.latents, reconstruct(guess, g) - mean))
     return errors

@@ -28,7 +28,7 @@ def prepare_decoder(config: configs.Config, shards: list[Path], output: Path, de
     if config.decoder.name == "embedded":
         fit_decoder(config, shards, output, device)
         return
-    model, vae, parts = _locate(config.decoder)
+    model, vae, parts = locate_decoder(config.decoder)
     decoder = open_decoder(config, model, vae, parts, torch.device("cpu"))
     shapes = []
     for height, width in config.clips.sizes:
@@ -39,13 +39,7 @@ def prepare_decoder(config: configs.Config, shards: list[Path], output: Path, de
             raise VLFMError(
                 f"clips.size {width}×{height} with decoder.model {config.decoder.model}: {error}"
             ) from error
-    identity = fingerprint(
-        {
-            "name": config.decoder.name,
-            "model": fingerprint_folder(model, parts),
-            "vae": None if vae is None else fingerprint_folder(vae, {""}),
-        }
-    )
+    identity = decoder_fingerprint(config.decoder.name, model, vae, parts)
     write_json(
         output / "decoder.json",
         {
@@ -61,7 +55,18 @@ def prepare_decoder(config: configs.Config, shards: list[Path], output: Path, de
     print(f"{config.decoder.name} in {model}: latents {'×'.join(map(str, shapes[0]))}, fingerprint {identity}")
 
 
-def _locate(settings: configs.Decoder) -> tuple[Path, Path | None, tuple[str, ...]]:
+def decoder_fingerprint(name: str, model: Path, vae: Path | None, parts: tuple[str, ...]) -> str:
+    """Identity of a decoder that was found: its weights, not where they lie. All files are read once through."""
+    return fingerprint(
+        {
+            "name": name,
+            "model": fingerprint_folder(model, parts),
+            "vae": None if vae is None else fingerprint_folder(vae, {""}),
+        }
+    )
+
+
+def locate_decoder(settings: configs.Decoder) -> tuple[Path, Path | None, tuple[str, ...]]:
     """The model's folder, stable-diffusion's autoencoder's, and the parts of the first that are used."""
     if settings.name == "autoencoder":
         return locate_autoencoder(settings.model), None, ("",)

@@ -1,0 +1,309 @@
+"""A trained model with its visual decoder and caption encoder: captions → videos, with the face of diffusers."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+
+from vlfm import config as configs
+from vlfm.artifacts import check_fingerprint, read_json, write_json
+from vlfm.errors import VLFMError
+from vlfm.latents.decoder import VisualDecoder
+from vlfm.latents.load import caption_encoder_fingerprint, load_caption_encoder, load_decoder, open_decoder
+from vlfm.latents.prepare import decoder_fingerprint, locate_decoder
+from vlfm.latents.text import CaptionEncoder
+from vlfm.latents.weights import files, fingerprint_folder
+from vlfm.model.flow_model import FlowModel
+
+EMBEDDED = ("autoencoder", "scheduler", "unet")
+STEPS = {"coefficients": 1, "velocity": 4, "direct": 1}
+OUTPUTS = ("np", "pil", "pt", "latent")
+
+
+@dataclass
+class VLFMPipelineOutput(BaseOutput):
+    """What a pipeline returns.
+
+    Attributes:
+        frames: K frames of each of B prompts. `np`: float32 (B, K, H, W, 3) in [0, 1]; `pt`: (B, K, 3, H, W) in
+            [0, 1]; `pil`: a list of pictures a prompt; `latent`: (B, K, C, h, w), in the visual decoder's units.
+        times: (K,) seconds, when each frame is shown.
+        fps: frames a second, for a player.
+    """
+
+    frames: np.ndarray | torch.Tensor | list[list[Image.Image]]
+    times: np.ndarray
+    fps: float
+
+
+class VLFMPipeline:
+    """Captions → videos. Made by `from_pretrained`, from the folder that `vlfm train` writes.
+
+        pipeline = VLFMPipeline.from_pretrained("results/model", "cuda")
+        video = pipeline("a red square moves right", fps=24, generator=torch.Generator().manual_seed(0)).frames[0]
+
+    Args:
+        flow: the network and its paths.
+        decoder: latents → frames.
+        encoder: captions → token embeddings.
+        config: what the model was trained with.
+        folder: where it was read.
+    """
+
+    def __init__(
+        self, flow: FlowModel, decoder: VisualDecoder, encoder: CaptionEncoder, config: configs.Config, folder: Path
+    ):
+        self.flow, self.decoder, self.encoder = flow, decoder, encoder
+        self.config, self.folder = config, folder
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str, device: torch.device | str = "cpu") -> Self:
+        """Read a model's folder; its decoder and caption encoder must be what the model was trained with.
+
+        Args:
+            device: where the networks go. Given here rather than to `to`, it also decides their precision.
+
+        Raises:
+            VLFMError: saying which part is missing and how to get it.
+            FingerprintMismatch: for a part whose content is not what the model was trained with.
+        """
+        folder, device = Path(folder), torch.device(device)
+        flow = FlowModel.from_pretrained(folder, device)
+        if not (folder / "pipeline.json").exists():
+            raise VLFMError(
+                f"{folder} holds a trained network without its visual decoder and caption encoder: train it with "
+                "`vlfm train --decoder FOLDER`, as `snakemake` does"
+            )
+        about = read_json(folder / "pipeline.json")
+        config = configs.parse(about["config"], str(folder / "pipeline.json"))
+        decoder = _read_decoder(config, folder, about, device)
+        encoder = _read_encoder(config, folder, about, device)
+        if encoder.channels != flow.transformer.config.caption_channels:
+            raise VLFMError(
+                f"the caption encoder gives {encoder.channels} numbers a token, but the network in {folder} takes "
+                f"{flow.transformer.config.caption_channels}: it was trained with another text.encoder"
+            )
+        return cls(flow, decoder, encoder, config, folder)
+
+    def save_pretrained(self, folder: Path | str, full: bool = False) -> None:
+        """Write a folder that `from_pretrained` reads.
+
+        Args:
+            full: with copies of the decoder and the caption encoder, so that it needs no other file; else those that
+                were not trained here stay references (an embedded decoder is small and always copied).
+        """
+        folder = Path(folder)
+        write_pipeline(folder, self.flow, self.config, self.folder / "decoder")
+        if full or read_json(self.folder / "pipeline.json")["copies"]:
+            about = read_json(folder / "pipeline.json")
+            write_json(folder / "pipeline.json", {**about, "copies": self._copy_parts(folder)})
+
+    @property
+    def device(self) -> torch.device:
+        return self.flow.device
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move all networks; returns the pipeline."""
+        for part in (self.flow, self.decoder, self.encoder):
+            part.to(device)
+        return self
+
+    @property
+    def evaluations(self) -> int:
+        """Of the network for each video, in the last call."""
+        return self.flow.evaluations
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        num_frames: int | None = None,
+        fps: float | None = None,
+        duration: float | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float = 1.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        output_type: str = "np",
+    ) -> VLFMPipelineOutput:
+        """One video for each prompt.
+
+        Args:
+            num_frames, fps: how many frames, evenly spread to the clip's end, or how many a second: one of the two.
+                Any number will do; the default is the rate of the clips the model was trained on.
+            duration: T, seconds, one that the model was trained on; by default the longest.
+            height, width: of the frames, pixels; by default the first size the model was trained on.
+            num_inference_steps: for the head `coefficients` network evaluations a video: 1 (the default) where every
+                caption stands for one clip, 8 to draw one of several clips. For `velocity`, solver steps between two
+                frames of the training rate (default 4).
+            guidance_scale: of classifier-free guidance; above 1 needs a model trained with `training.caption_dropout`.
+            generator: of the noise, one or one a prompt: the same gives the same videos.
+            output_type: np, pil, pt or latent; see `VLFMPipelineOutput`.
+
+        Raises:
+            VLFMError: for a length, size, rate or output type that is not to be had.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not prompts:
+            raise VLFMError("there is no prompt: give a string or a list of strings; the empty string is one")
+        if output_type not in OUTPUTS:
+            raise VLFMError(f"unknown output_type {output_type!r}; there are {', '.join(OUTPUTS)}")
+        path = self.flow.path(duration)
+        times, fps = _times(num_frames, fps, path.duration, self.flow.fps)
+        steps = STEPS[self.flow.transformer.config.head] if num_inference_steps is None else num_inference_steps
+        embedded = self.encoder.encode(prompts)
+        noise = randn_tensor((len(prompts), *self._latent_shape(height, width)), generator, self.device, torch.float32)
+        latents = self.flow.latents(
+            embedded.tokens,
+            embedded.mask,
+            noise,
+            torch.from_numpy(times),
+            steps,
+            duration=path.duration,
+            guidance=guidance_scale,
+            solver=self.config.evaluation.solver,
+            solver_steps=steps,
+        )
+        if output_type == "latent":
+            return VLFMPipelineOutput(frames=latents, times=times, fps=fps)
+        captions = [each for each in prompts for _ in times]
+        frames = self.decoder.generate(latents.flatten(0, 1), captions)
+        frames = (frames.float() / 2 + 0.5).clamp(0, 1).unflatten(0, latents.shape[:2])
+        if output_type == "pt":
+            return VLFMPipelineOutput(frames=frames, times=times, fps=fps)
+        array = frames.movedim(2, -1).cpu().numpy()
+        if output_type == "np":
+            return VLFMPipelineOutput(frames=array, times=times, fps=fps)
+        pixels = (array * 255).round().astype(np.uint8)
+        pictures = [[Image.fromarray(frame) for frame in video] for video in pixels]
+        return VLFMPipelineOutput(frames=pictures, times=times, fps=fps)
+
+    def _latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
+        own = self.config.clips.sizes[0]
+        shape = self.decoder.latent_shape(height or own[0], width or own[1])
+        patch = self.flow.transformer.config.patch
+        if shape[1] % patch or shape[2] % patch:
+            raise VLFMError(
+                f"frames of {width}×{height} pixels have latents of {shape[1]}×{shape[2]} positions, of which the "
+                f"network takes {patch}×{patch} at once; choose sides that make both multiples of {patch}"
+            )
+        return shape
+
+    def _copy_parts(self, folder: Path) -> dict[str, Any]:
+        """Copy what was found elsewhere into the folder, and say where it now lies."""
+        copies = {}
+        source = _decoder_source(self.config, self.folder, read_json(self.folder / "pipeline.json"))
+        if source is not None:
+            model, vae, parts = source
+            for part in parts:
+                _copy_part(model, folder / "decoder" / "model", part)
+            if vae is not None:
+                _copy_part(vae, folder / "decoder" / "vae", "")
+            copies["decoder"] = {"vae": vae is not None, "parts": list(parts)}
+        for part in dict.fromkeys(self.encoder.parts):
+            _copy_part(self.encoder.folder, folder / "caption_encoder", part)
+        copies["caption_encoder"] = {"parts": list(self.encoder.parts)}
+        return copies
+
+
+def write_pipeline(folder: Path | str, flow: FlowModel, config: configs.Config, decoder: Path) -> None:
+    """Write the folder of a trained model: `transformer/`, `flow.json`, `decoder/` and `pipeline.json`.
+
+    Args:
+        decoder: the folder that `vlfm prepare-decoder` wrote, copied whole: an embedded decoder, or a note of where
+            another one was found.
+
+    Raises:
+        VLFMError: if there is no such decoder, or the caption encoder is not to be found.
+    """
+    folder = Path(folder)
+    flow.save_pretrained(folder)
+    about = read_json(decoder / "decoder.json")
+    if decoder.resolve() != (folder / "decoder").resolve():
+        shutil.rmtree(folder / "decoder", ignore_errors=True)
+        (folder / "decoder").mkdir(parents=True)
+        shutil.copyfile(decoder / "decoder.json", folder / "decoder" / "decoder.json")
+        if about["name"] == "embedded":
+            for part in EMBEDDED:
+                _copy_part(decoder, folder / "decoder", part)
+    weights = fingerprint_folder(folder / "decoder", EMBEDDED) if about["name"] == "embedded" else about["fingerprint"]
+    write_json(
+        folder / "pipeline.json",
+        {
+            "config": config.model_dump(mode="json"),
+            "decoder": weights,
+            "caption_encoder": caption_encoder_fingerprint(config),
+            "copies": {},
+        },
+    )
+
+
+def _times(num_frames: int | None, fps: float | None, duration: float, own: float) -> tuple[np.ndarray, float]:
+    """When frames are shown, (K,) seconds, and how many a second."""
+    if num_frames is not None and fps is not None:
+        raise VLFMError("give num_frames or fps: with the clip's duration, one says the other")
+    if num_frames is not None:
+        if num_frames < 1 or int(num_frames) != num_frames:
+            raise VLFMError(f"num_frames must be a whole number from 1 up; it is {num_frames}")
+        return np.arange(1, int(num_frames) + 1) * (duration / num_frames), num_frames / duration
+    fps = own if fps is None else fps
+    count = int(duration * fps + 1e-6) if fps > 0 else 0
+    if not count:
+        raise VLFMError(f"a clip of {duration:g} s has no frame at {fps:g} frames a second; ask for a higher rate")
+    return np.arange(1, count + 1) / fps, fps
+
+
+def _decoder_source(
+    config: configs.Config, folder: Path, about: dict[str, Any]
+) -> tuple[Path, Path | None, tuple[str, ...]] | None:
+    """Where a decoder lies that is not embedded: its folder, its autoencoder's, and the parts of the first in use."""
+    if config.decoder.name == "embedded":
+        return None
+    if copied := about["copies"].get("decoder"):
+        vae = folder / "decoder" / "vae" if copied["vae"] else None
+        return folder / "decoder" / "model", vae, tuple(copied["parts"])
+    found = read_json(folder / "decoder" / "decoder.json")
+    places = [Path(place) for place in (found["model"], found["vae"]) if place]
+    if all(place.is_dir() for place in places):
+        return places[0], places[1] if found["vae"] else None, tuple(found["parts"])
+    # Trained on another machine: look for the same model on this one.
+    return locate_decoder(config.decoder)
+
+
+def _read_decoder(config: configs.Config, folder: Path, about: dict[str, Any], device: torch.device) -> VisualDecoder:
+    source = _decoder_source(config, folder, about)
+    if source is None:
+        found = fingerprint_folder(folder / "decoder", EMBEDDED)
+        remedy = "Copy the folder again from where it was trained, or train again."
+        check_fingerprint(found, about["decoder"], folder / "decoder", remedy)
+        return load_decoder(config, folder / "decoder", device)
+    model, vae, parts = source
+    remedy = f"The model needs the weights of {config.decoder.model} that it was trained with; fetch those."
+    check_fingerprint(decoder_fingerprint(config.decoder.name, model, vae, parts), about["decoder"], model, remedy)
+    return open_decoder(config, model, vae, parts, device)
+
+
+def _read_encoder(config: configs.Config, folder: Path, about: dict[str, Any], device: torch.device) -> CaptionEncoder:
+    if copied := about["copies"].get("caption_encoder"):
+        encoder = CaptionEncoder(folder / "caption_encoder", config.text.max_tokens, tuple(copied["parts"]), device)
+    else:
+        encoder = load_caption_encoder(config, device)
+    remedy = f"The model needs the caption encoder {config.text.encoder} that it was trained with; fetch that."
+    check_fingerprint(encoder.fingerprint, about["caption_encoder"], encoder.folder, remedy)
+    return encoder
+
+
+def _copy_part(source: Path, target: Path, part: str) -> None:
+    """Copy the files of a part that are read."""
+    (target / part).mkdir(parents=True, exist_ok=True)
+    for file in files(source, part):
+        if file.resolve() != (target / part / file.name).resolve():
+            shutil.copyfile(file, target / part / file.name)

@@ -1,0 +1,316 @@
+"""A shard of clips → a latent store: what is in it, how it is cut into batches, and how it goes on after a stop."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.latents_data import CHANNELS, FPS, FRAMES, SIZE, small, tree, write_clips, write_decoder
+from vlfm.artifacts import read_ledger
+from vlfm.clips.shards import read_clips
+from vlfm.errors import FingerprintMismatch, VLFMError
+from vlfm.latents import invert
+from vlfm.latents.frames import psnr, to_tensor
+from vlfm.latents.load import caption_encoder_fingerprint, load_caption_encoder, load_decoder
+from vlfm.latents.store import LatentStore
+
+COUNT = 5
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory):
+    return write_decoder(tmp_path_factory.mktemp("decoder"))
+
+
+@pytest.fixture(scope="module")
+def captions():
+    """The caption encoder and its fingerprint: the real ones, loaded once."""
+    return load_caption_encoder(small(), CPU), caption_encoder_fingerprint(small())
+
+
+@pytest.fixture(autouse=True)
+def _captions_loaded_once(captions, monkeypatch):
+    monkeypatch.setattr(invert, "load_caption_encoder", lambda *_: captions[0])
+    monkeypatch.setattr(invert, "caption_encoder_fingerprint", lambda _: captions[1])
+
+
+@pytest.fixture
+def clips(tmp_path):
+    return write_clips(tmp_path / "c.tar", COUNT)
+
+
+@pytest.fixture
+def run(decoder, clips, tmp_path):
+    def run(name="00000", **inversion):
+        output = tmp_path / f"{name}.zarr"
+        invert.invert_shard(small(**inversion), clips, decoder, output, tmp_path / f"{name}.parquet", CPU)
+        return output
+
+    return run
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The number of frames and the captions of every call of the decoder's `invert`, and hooks for faults."""
+    calls = []
+
+    def load(config, folder, device):
+        decoder = load_decoder(config, folder, device)
+        original = decoder.invert
+
+        def spy(frames, captions=None):
+            calls.append((len(frames), captions))
+            return original(frames, captions)
+
+        decoder.invert = spy
+        return decoder
+
+    monkeypatch.setattr(invert, "load_decoder", load)
+    return calls
+
+
+def stop_after(monkeypatch, count):
+    """The run ends as if it were killed once that many clips are saved."""
+    original, saved = invert._save, []
+
+    def save(file, tensors):
+        original(file, tensors)
+        saved.extend([file] if file.stem != "captions" else [])
+        if len(saved) == count:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(invert, "_save", save)
+
+
+def test_the_store_holds_what_the_decoder_gives(run, decoder, clips):
+    config = small()
+    store = LatentStore(run())
+    assert store.shape == (FRAMES, CHANNELS, SIZE // 6, SIZE // 6)
+    assert (store.duration, store.fps, store.height, store.width) == (FRAMES / FPS, FPS, SIZE, SIZE)
+    assert store.about["frames_a_batch"] == [[0, 2 * FRAMES]]
+    assert store.fingerprint == invert.latents_fingerprint(config, decoder)
+    network, shard = load_decoder(config, decoder, CPU), list(read_clips(clips))
+    found = torch.cat(
+        [network.invert(to_tensor(np.concatenate([c.frames for c in shard[i : i + 2]]))) for i in range(0, COUNT, 2)]
+    ).unflatten(0, (COUNT, FRAMES))
+    assert [clip.clip_id for clip in store] == [clip.clip_id for clip in shard]
+    for read, clip, latents in zip(store, shard, found, strict=True):
+        kept = latents.half().float()
+        assert np.array_equal(read.latents, kept.numpy()) and np.array_equal(read.times, clip.times)
+        assert read.rounding == pytest.approx(((kept - latents).norm() / latents.norm()).item(), rel=1e-4)
+        assert 5e-5 < read.rounding < 5e-4
+        score = psnr(network.generate(kept), to_tensor(clip.frames)).mean().item()
+        assert read.round_trip == pytest.approx(score, abs=1e-3)
+        assert (read.duration, read.caption) == (FRAMES / FPS, clip.caption)
+
+
+def test_the_ledger_counts_bytes_and_seconds(run, tmp_path):
+    run()
+    rows = read_ledger(tmp_path / "00000.parquet")
+    assert len(rows) == COUNT and all(row.status == "ok" and row.seconds > 0 for row in rows)
+    assert rows[0].bytes == 2 * FRAMES * CHANNELS * (SIZE // 6) ** 2 and rows[0].row == 2
+
+
+def test_float32_loses_nothing(run):
+    assert [clip.rounding for clip in LatentStore(run(dtype="float32"))] == [0] * COUNT
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [(12, [12, 12, 6]), (17, [12, 12, 6]), (6, [6] * 5), (4, [3] * 10), (1, [1] * 30), (99, [30])]
+)
+def test_batches_are_whole_clips_cut_into_even_parts_that_fit(run, asked, size, expected):
+    run(batch_size=size)
+    assert [count for count, _ in asked] == expected
+
+
+def test_captions_go_with_their_frames_only_when_asked_for(run, asked):
+    run("one", prompt="caption")
+    run("two", prompt="empty")
+    first = ["a picture 0"] * FRAMES + ["a picture 1"] * FRAMES
+    assert [captions for _, captions in asked] == [first, first, first[:FRAMES], None, None, None]
+
+
+def test_each_distinct_caption_is_encoded_once(run, captions, monkeypatch):
+    encoded, encode = [], captions[0].encode
+    monkeypatch.setattr(captions[0], "encode", lambda texts: (encoded.append(list(texts)), encode(texts))[1])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_after(patch, 1)
+        run()
+    store = LatentStore(run())
+    assert encoded == [["a picture 0", "a picture 1"]]
+    whole = encode(store.captions)
+    for clip, tokens, mask in zip(store, whole.tokens, whole.mask, strict=True):
+        assert np.array_equal(clip.tokens, tokens.half().float().numpy()) and np.array_equal(clip.mask, mask.numpy())
+
+
+def test_frames_are_read_when_they_are_needed(run, asked, monkeypatch):
+    ahead = []
+
+    def watched(path):
+        for number, clip in enumerate(read_clips(path)):
+            ahead.append(number - sum(count for count, _ in asked) // FRAMES)
+            yield clip
+
+    monkeypatch.setattr(invert, "read_clips", watched)
+    run(batch_size=FRAMES)
+    assert len(ahead) == COUNT and max(ahead) <= 2
+
+
+# ---------------------------------------------------------------------------------------- going on
+
+
+@pytest.mark.parametrize("count", range(1, COUNT + 1))
+def test_a_stopped_run_goes_on_with_the_batch_it_was_at(run, asked, monkeypatch, tmp_path, count):
+    whole = tree(run("whole"))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_after(patch, count)
+        run()
+    assert not (tmp_path / "00000.zarr").exists()
+    del asked[:]
+    assert tree(run()) == whole
+    assert sum(size for size, _ in asked) == (COUNT - count // 2 * 2 if count < COUNT else 0) * FRAMES
+    assert not list(tmp_path.glob(".*"))
+    assert all(row.seconds > 0 for row in read_ledger(tmp_path / "00000.parquet"))
+
+
+def test_stopped_while_the_store_is_put_together(run, asked, monkeypatch):
+    whole = tree(run("whole"))
+
+    def write(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(invert, "write_store", write)
+        run()
+    del asked[:]
+    assert tree(run()) == whole and asked == []
+
+
+@pytest.mark.parametrize(
+    "other", [{"steps": 5}, {"refine": 0}, {"dtype": "float32"}, {"batch_size": 6}, {"precision": "bfloat16"}]
+)
+def test_work_under_other_settings_is_not_used(run, monkeypatch, tmp_path, capsys, other):
+    whole = tree(run("whole"))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_after(patch, 3)
+        run(**other)
+    (left,) = tmp_path.glob(".*")
+    assert tree(run()) == whole
+    assert not list(tmp_path.glob(".*")) and f"removing {left}" in capsys.readouterr().err
+
+
+def test_work_on_other_clips_is_not_used(run, clips, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_after(patch, 4)
+        run()
+    write_clips(clips, COUNT, "another picture")
+    assert LatentStore(run()).captions[0] == "another picture 0"
+
+
+def test_a_damaged_piece_is_told(run, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_after(patch, 2)
+        run()
+    piece = next(tmp_path.glob(".00000.zarr.partial-*/*01.safetensors"))
+    piece.write_bytes(piece.read_bytes()[:-7])
+    with pytest.raises(VLFMError, match=r"01\.safetensors is damaged .*; remove it and run the rule again"):
+        run()
+    piece.unlink()
+    assert len(LatentStore(run())) == COUNT
+
+
+# ------------------------------------------------------------------------------------------ refusals
+
+
+def test_settings_that_only_decide_the_speed_are_no_part_of_the_fingerprint(decoder):
+    one = invert.latents_fingerprint(small(), decoder)
+    assert one == invert.latents_fingerprint(small(batch_size="auto", compile=True), decoder)
+    others = [small(steps=5), small(refine=0), small(prompt="caption"), small(precision="auto"), small(dtype="float32")]
+    assert len({one, *(invert.latents_fingerprint(config, decoder) for config in others)}) == 6
+
+
+def test_a_store_of_other_settings_or_clips_is_refused_and_left(run, clips, tmp_path):
+    before = tree(run())
+    with pytest.raises(FingerprintMismatch, match=r"00000\.zarr was made with other settings"):
+        run(steps=5)
+    write_clips(clips, 2, frames=3)
+    with pytest.raises(FingerprintMismatch, match=r"6 frames of 24×24 in 0\.25 s .*, now they have 3 frames of 24×24"):
+        run()
+    write_clips(clips, 2, width=2 * SIZE)
+    with pytest.raises(FingerprintMismatch, match=r"24×24 .*, now they have 6 frames of 48×24"):
+        run()
+    assert tree(tmp_path / "00000.zarr") == before and not list(tmp_path.glob(".*"))
+
+
+def test_length_and_size_are_those_of_the_clips(run, clips):
+    write_clips(clips, 2, frames=4, height=12, width=36)
+    store = LatentStore(run())
+    assert store.shape == (4, CHANNELS, 2, 6) and store.duration == 4 / FPS and (store.height, store.width) == (12, 36)
+
+
+def test_a_shard_of_two_kinds_of_clips_is_refused(run, clips, monkeypatch):
+    one = list(read_clips(clips))
+    other = list(read_clips(write_clips(clips.with_name("d.tar"), 2, frames=4)))
+    monkeypatch.setattr(invert, "read_clips", lambda path: iter([one[0], other[1]]))
+    with pytest.raises(VLFMError, match=r"c\.tar: 0+1 has 4 frames .* the first clip 6 frames"):
+        run()
+
+
+# -------------------------------------------------------------------------------------------- memory
+
+
+@pytest.fixture
+def little_memory(asked, monkeypatch):
+    """More than so many frames at once, and the device is out of memory."""
+    limit = [FRAMES]
+    load = invert.load_decoder
+
+    def limited(config, folder, device):
+        decoder = load(config, folder, device)
+        original = decoder.invert
+
+        def inverting(frames, captions=None):
+            if len(frames) > limit[0]:
+                raise torch.OutOfMemoryError(f"CUDA out of memory with {len(frames)} frames.\nMore words.")
+            return original(frames, captions)
+
+        decoder.invert = inverting
+        return decoder
+
+    monkeypatch.setattr(invert, "load_decoder", limited)
+    return limit
+
+
+def test_auto_goes_on_with_fewer_frames_and_says_so(run, little_memory, asked, monkeypatch, capsys):
+    monkeypatch.setattr(invert, "find_batch_size", lambda *_: 4 * FRAMES)
+    stores = []
+    for name, stop in (("whole", 0), ("killed", 4)):
+        little_memory[0] = 2 * FRAMES
+        with monkeypatch.context() as patch:
+            if stop:
+                stop_after(patch, stop)
+                with pytest.raises(KeyboardInterrupt):
+                    run(name, batch_size="auto")
+                patch.undo()
+                del asked[:]
+        stores.append(run(name, batch_size="auto"))
+    assert tree(stores[0]) == tree(stores[1])
+    assert [count for count, _ in asked] == [6], "the first batch, and how large it may be, was known"
+    assert LatentStore(stores[0]).about["frames_a_batch"] == [[0, 24], [0, 12]]
+    assert "24 frames at once do not fit, going on with 12" in capsys.readouterr().err
+
+
+def test_a_number_of_frames_that_does_not_fit_is_an_error(run, little_memory):
+    little_memory[0] = 3
+    with pytest.raises(VLFMError, match=r"6 frames at once do not fit cpu \(CUDA out of memory with 6 frames\.\); set"):
+        run(batch_size=6)
+    little_memory[0] = 0
+    with pytest.raises(VLFMError, match=r"1 frames at once do not fit cpu .*set clips\.size to less"):
+        run(batch_size="auto")
+
+
+def test_auto_finds_a_size_on_this_machine(run, capsys):
+    store = LatentStore(run(batch_size="auto"))
+    ((start, frames),) = store.about["frames_a_batch"]
+    assert start == 0 and 1 <= frames <= COUNT * FRAMES
+    assert f"inversion.batch_size auto: {frames} frames at once" in capsys.readouterr().out

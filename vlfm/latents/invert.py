@@ -14,7 +14,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -289,13 +289,17 @@ def _why_bad_caption(tokens: np.ndarray) -> str:
 
 @dataclass(frozen=True)
 class _Result:
-    """Of one clip: latents (N, C, h, w) as they are stored, what they cost, and why they are no good, if so."""
+    """Of one clip: latents (N, C, h, w) as they are stored, what they cost, and why they are no good, if so.
+
+    With guidance also its null text (steps, L, D), as it is stored.
+    """
 
     latents: torch.Tensor
     round_trip: float
     rounding: float
     seconds: float
     reason: str = ""
+    null_text: torch.Tensor | None = None
 
 
 class _Inverter:
@@ -306,6 +310,7 @@ class _Inverter:
         self._sizes = sizes
         self._dtype = getattr(torch, config.inversion.dtype)
         self._prompted = config.inversion.prompt == "caption"
+        self._guided = config.inversion.null_text > 0
         self._may_shrink = config.inversion.batch_size == "auto"
 
     def __call__(self, number: int, batch: list[DecodedClip]) -> list[_Result]:
@@ -322,6 +327,8 @@ class _Inverter:
             print(f"{size} frames at once do not fit, going on with {self._sizes.halve(number)}", file=sys.stderr)
 
     def _invert(self, batch: list[DecodedClip], size: int) -> list[_Result]:
+        if self._guided:
+            return [self._invert_guided(clip, size) for clip in batch]
         watch = Stopwatch()
         frames = np.concatenate([clip.frames for clip in batch])
         captions = [clip.caption for clip in batch for _ in clip.frames] if self._prompted else None
@@ -339,6 +346,19 @@ class _Inverter:
         seconds = watch.seconds / len(batch)
         columns = (torch.cat(column).split(lengths) for column in (latents, stored, scores))
         return [_judge(*row, seconds) for row in zip(*columns, strict=True)]
+
+    def _invert_guided(self, clip: DecodedClip, size: int) -> _Result:
+        """One clip at a time, since its frames share the null text."""
+        watch = Stopwatch()
+        truth = to_tensor(clip.frames).to(self._decoder.device)
+        found, null_text = self._decoder.invert_guided(truth, clip.caption, size)
+        kept, null_text = found.to(self._dtype), null_text.half()
+        scores = [
+            psnr(self._decoder.generate(part.float(), [clip.caption] * len(part), null_text), frames).cpu()
+            for part, frames in zip(kept.split(size), truth.split(size), strict=True)
+        ]
+        result = _judge(found.cpu(), kept.cpu(), torch.cat(scores), watch.seconds)
+        return replace(result, null_text=null_text.cpu())
 
 
 def _judge(latents: torch.Tensor, stored: torch.Tensor, scores: torch.Tensor, seconds: float) -> _Result:
@@ -362,10 +382,11 @@ def _finished(partial: Path, number: int, batch: list[DecodedClip], inverter: _I
         for file, result in zip(files, results, strict=True):
             if not result.reason:
                 numbers = torch.tensor([result.round_trip, result.rounding, result.seconds], dtype=torch.float64)
-                _save(file, {"latents": result.latents, "numbers": numbers})
+                null_text = {} if result.null_text is None else {"null_text": result.null_text}
+                _save(file, {"latents": result.latents, "numbers": numbers, **null_text})
         return results
     saved = [_load(file) for file in files]
-    return [_Result(state["latents"], *state["numbers"].tolist()) for state in saved]
+    return [_Result(state["latents"], *state["numbers"].tolist(), null_text=state.get("null_text")) for state in saved]
 
 
 def _to_store(clip: DecodedClip, result: _Result, tokens: np.ndarray, mask: np.ndarray) -> ClipLatents:
@@ -379,6 +400,7 @@ def _to_store(clip: DecodedClip, result: _Result, tokens: np.ndarray, mask: np.n
         round_trip=result.round_trip,
         duration=float(clip.info["duration"]),
         rounding=result.rounding,
+        null_text=None if result.null_text is None else result.null_text.numpy(),
     )
 
 
@@ -391,5 +413,5 @@ def _ledger_row(clip: DecodedClip, result: _Result, reason: str) -> LedgerRow:
         source=clip.info["source"],
         row=clip.info.get("row", 0),
         seconds=result.seconds,
-        bytes=0 if reason else result.latents.numel() * result.latents.element_size(),
+        bytes=0 if reason else sum(kept.nbytes for kept in (result.latents, result.null_text) if kept is not None),
     )

@@ -29,6 +29,8 @@ class ClipLatents:
         round_trip: PSNR in dB of the frames after inversion and regeneration; NaN if not measured.
         duration: T, seconds.
         rounding: RMS error that storing the latents in half precision made, relative to their RMS.
+        null_text: (steps, L, D) float32, the empty embeddings of a guided inversion; None without guidance. All clips
+            of a store have it or none has; stored in float16.
     """
 
     clip_id: str
@@ -40,6 +42,7 @@ class ClipLatents:
     round_trip: float
     duration: float
     rounding: float = 0.0
+    null_text: np.ndarray | None = None
 
 
 def write_store(
@@ -104,6 +107,8 @@ def _write_group(group: zarr.Group, clips: Sequence[ClipLatents], dtype: str) ->
         "round_trip": np.array([clip.round_trip for clip in clips], dtype=np.float32),
         "rounding": np.array([clip.rounding for clip in clips], dtype=np.float32),
     }
+    if clips[0].null_text is not None:
+        arrays["null_text"] = np.stack([clip.null_text.astype(np.float16) for clip in clips])
     for name, values in arrays.items():
         # Latents hardly compress (3–8 %); reading a clip should cost one seek and no decompression.
         array = group.create_array(
@@ -183,4 +188,10 @@ class LatentStore:
             round_trip=float(self._arrays["round_trip"][index]),
             duration=self.duration,
             rounding=float(self._arrays["rounding"][index]),
+            null_text=self._null_text(index),
         )
+
+    def _null_text(self, index: int) -> np.ndarray | None:
+        if "null_text" not in self._arrays:
+            return None
+        return np.asarray(self._arrays["null_text"][index]).astype(np.float32)

@@ -51,8 +51,8 @@ def projection_figure(rows: list[dict]) -> str:
         _plain_ticks(panel, "y")
         _whole_numbers(panel)
     axes[-1, 0].set_xlabel("order s (polynomials)")
-    _legend_below(figure, axes[0, 0])
-    return _svg(figure, "projection")
+    legend_below(figure, axes[0, 0])
+    return svg(figure, "projection")
 
 
 def held_out_figure(rows: list[dict]) -> str:
@@ -82,8 +82,8 @@ def held_out_figure(rows: list[dict]) -> str:
         _plain_ticks(panel, "y")
         _whole_numbers(panel)
     axes[-1, 0].set_xlabel("order s (polynomials)")
-    _legend_below(figure, axes[0, 0], columns=2)
-    return _svg(figure, "held_out")
+    legend_below(figure, axes[0, 0], columns=2)
+    return svg(figure, "held_out")
 
 
 def timescale_figure(rows: list[dict]) -> str:
@@ -105,8 +105,8 @@ def timescale_figure(rows: list[dict]) -> str:
         _plain_ticks(panel, "y")
         _whole_numbers(panel)
     axes[-1, 0].set_xlabel("order s (polynomials)")
-    _legend_below(figure, axes[0, 0], columns=2)
-    return _svg(figure, "timescale")
+    legend_below(figure, axes[0, 0], columns=2)
+    return svg(figure, "timescale")
 
 
 def closed_form_figure(rows: list[dict]) -> str:
@@ -135,8 +135,8 @@ def closed_form_figure(rows: list[dict]) -> str:
         xscale="log",
         yscale="log",
     )
-    _legend_below(figure, axes, columns=2)
-    return _svg(figure, "closed_form")
+    legend_below(figure, axes, columns=2)
+    return svg(figure, "closed_form")
 
 
 def lipschitz_figure(rows: list[dict]) -> str:
@@ -167,8 +167,8 @@ def lipschitz_figure(rows: list[dict]) -> str:
     )
     _plain_ticks(axes, "x")
     _plain_ticks(axes, "y")
-    _legend_below(figure, axes, columns=2)
-    return _svg(figure, "lipschitz")
+    legend_below(figure, axes, columns=2)
+    return svg(figure, "lipschitz")
 
 
 def budget_figure(rows: list[dict]) -> str:
@@ -199,8 +199,8 @@ def budget_figure(rows: list[dict]) -> str:
         )
         panel.set_ylim(bottom=0)
     axes[-1, 0].set_xlabel("t (seconds)")
-    _legend_below(figure, axes[0, 0], columns=2)
-    return _svg(figure, "budget")
+    legend_below(figure, axes[0, 0], columns=2)
+    return svg(figure, "budget")
 
 
 def picture_figure(rows: list[dict]) -> str:
@@ -229,8 +229,8 @@ def picture_figure(rows: list[dict]) -> str:
     )
     _plain_ticks(axes, "x")
     _plain_ticks(axes, "y")
-    _legend_below(figure, axes)
-    return _svg(figure, "picture")
+    legend_below(figure, axes)
+    return svg(figure, "picture")
 
 
 def _distinct(rows: Iterable[dict], key: str) -> list:
@@ -256,14 +256,14 @@ def _plain_ticks(axes, axis: str) -> None:
     line.set_minor_formatter(matplotlib.ticker.NullFormatter())
 
 
-def _legend_below(figure: Figure, axes, columns: int = 3) -> None:
+def legend_below(figure: Figure, axes, columns: int = 3) -> None:
     for panel in figure.axes:
         panel.grid(alpha=0.3)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8.5, frameon=False)
 
 
-def _svg(figure: Figure, name: str) -> str:
+def svg(figure: Figure, name: str) -> str:
     picture = BytesIO()
     # Without a salt of its own every run would name the figure's parts at random.
     with matplotlib.rc_context({"svg.hashsalt": name}):

@@ -31,7 +31,7 @@ SMALL = {
     "inversion": {"steps": 4, "batch_size": 24},
     "flow": {"order": 4},
     "model": {"layers": 1, "heads": 2, "head_dim": 64},
-    "training": {"steps": 12, "batch_size": 4, "warmup": 2, "checkpoint_every": 4},
+    "training": {"steps": 12, "workers": 0, "batch_size": 4, "warmup": 2, "checkpoint_every": 4},
     "evaluation": {"clips": 3},
 }
 

@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 
 from vlfm import __version__
-from vlfm.errors import VLFMError
+from vlfm.errors import Stopped, VLFMError
 
 
 class _Copy:
@@ -135,10 +135,19 @@ def _project(arguments):
 
 
 def _train(arguments):
-    from vlfm.training.trainer import train
+    from vlfm.training.launch import launch, launched
 
     config = _config(arguments)
+    processes = arguments.processes or config.training.processes
+    if processes > 1 and not launched():
+        return launch(arguments.command_line, processes, arguments.threads)
+
+    from vlfm.latents.text import read_empty_caption
+    from vlfm.training.objective import Objective
+    from vlfm.training.trainer import train
+
     names = _shards(arguments)
+    dropout = config.training.caption_dropout > 0
     train(
         config,
         [arguments.coefficients / f"{name}.tar" for name in names],
@@ -147,6 +156,7 @@ def _train(arguments):
         arguments.checkpoints,
         arguments.metrics,
         _device(arguments),
+        Objective(config, read_empty_caption(arguments.empty_caption) if dropout else None),
     )
 
 
@@ -200,7 +210,8 @@ def _parser() -> argparse.ArgumentParser:
 
     def paths(sub: argparse.ArgumentParser, **defaults: str) -> None:
         for name, default in defaults.items():
-            sub.add_argument(f"--{name}", type=Path, default=Path(default), help=f"default {default}")
+            option = "--" + name.replace("_", "-")
+            sub.add_argument(option, type=Path, default=Path(default), help=f"default {default}")
 
     plan = "results/clips/shards.json"
     sub = command("index", _index, "read the CSV of clips, cut long rows, plan the shards")
@@ -225,6 +236,7 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("latents", "output", "moments", "ledger"):
         sub.add_argument(f"--{name}", type=Path, required=True)
     sub = command("train", _train, "train the flow model on coefficient shards", device=True)
+    sub.add_argument("--processes", type=int, help="on this machine, one a GPU; default training.processes")
     paths(
         sub,
         coefficients="results/coefficients",
@@ -232,6 +244,7 @@ def _parser() -> argparse.ArgumentParser:
         output="results/model",
         checkpoints="results/checkpoints",
         metrics="results/model/metrics.csv",
+        empty_caption="results/captions/empty.safetensors",
     )
     sub = command("evaluate", _evaluate, "render clips from their captions and score every stage", device=True)
     paths(sub, results="results", plan=plan, output="results/eval/psnr.csv", videos="results/eval/videos")
@@ -246,16 +259,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one subcommand; a `VLFMError` becomes one message and exit status 1."""
+    """Run one subcommand; a `VLFMError` becomes one message and exit status 1, or 143 where a signal asked to stop."""
     arguments = _parser().parse_args(argv)
+    arguments.command_line = sys.argv[1:] if argv is None else argv
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    with _copied_to(arguments.log):
+    rank = os.environ.get("RANK", "0")  # of several processes that train together
+    who, log = arguments.command, arguments.log
+    if rank != "0":
+        who, log = f"{who}, process {rank}", log and log.with_suffix(f".{rank}{log.suffix}")
+    with _copied_to(log):
         try:
-            arguments.run(arguments)
+            return arguments.run(arguments) or 0
         except VLFMError as error:
-            print(f"vlfm {arguments.command}: {error}", file=sys.stderr)
-            return 1
-    return 0
+            print(f"vlfm {who}: {error}", file=sys.stderr)
+            return 143 if isinstance(error, Stopped) else 1
 
 
 if __name__ == "__main__":

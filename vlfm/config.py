@@ -6,7 +6,7 @@ Defaults live in `config.yaml` alone; the schema has none, so that the two canno
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
@@ -187,6 +187,19 @@ class Model(Section):
 
 
 class Training(Section):
+    # How training runs, not what it gives, up to rounding: a change reruns nothing, and a run may go on with another.
+    HOW: ClassVar[tuple[str, ...]] = (
+        "accumulate",
+        "compile",
+        "gradient_checkpointing",
+        "processes",
+        "workers",
+        "max_bad_steps",
+        "checkpoint_every",
+        "keep",
+        "preview_every",
+    )
+
     optimizer: Literal["grams", "adamw"]
     steps: Count
     batch_size: Count
@@ -204,6 +217,7 @@ class Training(Section):
     emphasis: Positive
     weighting: Literal["none", "inverse_energy"]
     workers: Annotated[int, Field(ge=0)]
+    processes: Count
     max_bad_steps: Count
     checkpoint_every: Count
     keep: Count
@@ -366,9 +380,11 @@ def save(config: Config, path: Path | str) -> None:
 def settings(config: Config, *sections: str) -> dict[str, Any]:
     """The named sections or dotted keys of a configuration, as plain values: what one stage depends on.
 
-    A stage's fingerprint and its rule's `params` are made of this, so that a change elsewhere reruns nothing.
+    A stage's fingerprint and its rule's `params` are made of this, so that a change elsewhere reruns nothing. Keys
+    that change no result (`Training.HOW`) are left out.
     """
     values = json.loads(config.model_dump_json())
+    values["training"] = {key: value for key, value in values["training"].items() if key not in Training.HOW}
     chosen = {}
     for name in sections:
         value: Any = values

@@ -8,6 +8,10 @@ class VLFMError(Exception):
     """
 
 
+class Stopped(VLFMError):
+    """A signal asked for a stop, and what was done is saved; the exit status is SIGTERM's, 143."""
+
+
 class BadClip(VLFMError):
     """One clip cannot be used; the others can. The message becomes the ledger's `reason`."""
 

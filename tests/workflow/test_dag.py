@@ -29,6 +29,8 @@ def files(folder):
     for path in sorted((folder / "results").rglob("*")):
         name = path.relative_to(folder / "results")
         if path.is_file() and name.parts[0] not in ("logs", "benchmarks", "report", "checkpoints"):
+            if "tensorboard" in name.parts:  # holds times of day
+                continue
             if not path.name.endswith("ledger.parquet"):  # holds seconds
                 kept[str(name)] = path.read_bytes()
     return kept

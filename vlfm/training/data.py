@@ -1,20 +1,34 @@
-"""Coefficient shards → batches, in an order that depends only on the seed and on how many samples were seen."""
+"""What training reads: the moments of all shards, and batches of clips."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import webdataset
 
-from vlfm.artifacts import MEMBERS, read_json
-from vlfm.coefficients.shards import ClipCoefficients, decode
+from vlfm.artifacts import read_json
 from vlfm.errors import VLFMError
 
-SHUFFLE_BUFFER = 1000
-ALIKE = ("fingerprint", "shape", "caption_channels")  # the same in all shards that belong together
+ALIKE = ("fingerprint", "caption_channels")  # the same in all shards that belong together
+NEEDED = ("clips", "mean_square", "caption_mean_square", "shape", "duration", "num_frames", *ALIKE)
+
+
+@dataclass(frozen=True)
+class ShardMoments:
+    """What one shard says about itself; all its clips are of one length and one size.
+
+    Attributes:
+        clips: how many there are.
+        shape: (C, h, w) of a latent.
+        duration: T, seconds. num_frames: N.
+    """
+
+    clips: int
+    shape: tuple[int, int, int]
+    duration: float
+    num_frames: int
 
 
 @dataclass(frozen=True)
@@ -25,41 +39,70 @@ class Moments:
         clips: how many there are.
         mean_square: (s,) float64, E[H_n²] over all clips and positions.
         caption_mean_square: E[e²] over the entries of all captions' token embeddings.
-        shape: (C, h, w) of a latent.
         caption_channels: width of a caption's token embedding.
         fingerprint: of the projection that made them, the same in every shard.
+        shards: each shard's own, in the order of the files.
     """
 
     clips: int
     mean_square: torch.Tensor
     caption_mean_square: float
-    shape: tuple[int, int, int]
     caption_channels: int
     fingerprint: str
+    shards: tuple[ShardMoments, ...]
+
+    @property
+    def order(self) -> int:
+        """s, the number of polynomials."""
+        return len(self.mean_square)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """The shapes (C, h, w) that occur, the one with the most positions first."""
+        return tuple(sorted({shard.shape for shard in self.shards}, key=lambda shape: (-math.prod(shape), shape)))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of the largest latents."""
+        return self.shapes[0]
+
+    @property
+    def durations(self) -> tuple[float, ...]:
+        """The clip lengths T that occur, seconds, the shortest first."""
+        return tuple(sorted({shard.duration for shard in self.shards}))
 
 
 def read_moments(paths: list[Path]) -> Moments:
     """Combine the moments of all shards.
 
     Raises:
-        VLFMError: if there is no shard, or shards were made with different settings; names two that differ.
+        VLFMError: if there is no shard, a shard's numbers are not finite, or shards were made with different
+            settings: another projection, order or decoder; names two that differ.
     """
     if not paths:
         raise VLFMError("there is no coefficient shard to train on")
     parts = {path: read_json(path) for path in paths}
     first, reference = next(iter(parts.items()))
     for path, part in parts.items():
-        if missing := {"clips", "mean_square", "caption_mean_square", *ALIKE} - part.keys():
+        if missing := set(NEEDED) - part.keys():
             raise VLFMError(
                 f"{path} lacks {', '.join(sorted(missing))}: another version wrote it; remove it and run "
                 "`snakemake` again"
             )
-        for key in ALIKE:
-            if part[key] != reference[key]:
+        for what, mine, others in (
+            *((key, part[key], reference[key]) for key in ALIKE),
+            ("order", len(part["mean_square"]), len(reference["mean_square"])),
+            ("number of latent channels", part["shape"][0], reference["shape"][0]),
+        ):
+            if mine != others:
                 raise VLFMError(
-                    f"{path} and {first} do not belong together: their {key} differ ({part[key]} and "
-                    f"{reference[key]}); remove the older and run `snakemake` again"
+                    f"{path} and {first} do not belong together: their {what} differ ({mine} and {others}); "
+                    "remove the older and run `snakemake` again"
                 )
+        if not np.isfinite([*part["mean_square"], part["caption_mean_square"]]).all():
+            raise VLFMError(
+                f"{path}: the mean squares of its shard are not finite; remove both and run their rule again"
+            )
     clips = sum(part["clips"] for part in parts.values())
 
     def mean(key: str):
@@ -69,70 +112,54 @@ def read_moments(paths: list[Path]) -> Moments:
         clips,
         torch.from_numpy(mean("mean_square")),
         float(mean("caption_mean_square")),
-        tuple(reference["shape"]),
         reference["caption_channels"],
         reference["fingerprint"],
+        tuple(
+            ShardMoments(part["clips"], tuple(part["shape"]), float(part["duration"]), int(part["num_frames"]))
+            for part in parts.values()
+        ),
     )
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips side by side: coefficients (B, C, h, w, s), tokens (B, L, D), mask (B, L)."""
+    """Clips side by side, all of one latent shape.
+
+    Attributes:
+        coefficients: H, (B, C, h, w, s) float32.
+        tokens: (B, L, D) float32. mask: (B, L) bool.
+        duration: T of each clip, (B,) float64, seconds. num_frames: N of each, (B,) int64.
+        clip_ids: their names.
+    """
 
     coefficients: torch.Tensor
     tokens: torch.Tensor
     mask: torch.Tensor
+    duration: torch.Tensor
+    num_frames: torch.Tensor
+    clip_ids: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of the latents."""
+        return tuple(self.coefficients.shape[1:4])
+
+    def part(self, positions: range) -> "Batch":
+        """The clips at these consecutive positions."""
+        chosen = slice(positions.start, positions.stop)
+        return replace(self._each(lambda tensor: tensor[chosen]), clip_ids=self.clip_ids[chosen])
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(*(value.to(device, non_blocking=True) for value in vars(self).values()))
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
+    def pin_memory(self) -> "Batch":
+        return self._each(torch.Tensor.pin_memory)
 
-def batches(shards: list[Path], clips: int, batch_size: int, seed: int, seen: int = 0) -> Iterator[Batch]:
-    """Batches without end, starting after `seen` samples.
+    def not_finite(self) -> list[str]:
+        """The clips whose coefficients or caption embedding hold a NaN or an infinity."""
+        fine = self.coefficients.isfinite().flatten(1).all(1) & self.tokens.isfinite().flatten(1).all(1)
+        return [name for name, each in zip(self.clip_ids, fine.tolist(), strict=True) if not each]
 
-    An epoch is every clip once: shards in an order drawn from (seed, epoch), clips shuffled within a buffer of
-    1000. Batches run on across epochs. Two runs with the same arguments give the same batches; a run started
-    at `seen` gives what the first would give from there on.
-    """
-    stream = _samples(shards, clips, seed, seen)
-    while True:
-        chosen = [next(stream) for _ in range(batch_size)]
-        yield Batch(
-            torch.from_numpy(np.stack([clip.coefficients for clip in chosen])),
-            torch.from_numpy(np.stack([clip.tokens for clip in chosen])),
-            torch.from_numpy(np.stack([clip.mask for clip in chosen])),
-        )
-
-
-def _samples(shards: list[Path], clips: int, seed: int, seen: int) -> Iterator[ClipCoefficients]:
-    epoch, skip = divmod(seen, clips)
-    while True:
-        order = np.random.default_rng([seed, epoch]).permutation(len(shards))
-        pipeline = webdataset.DataPipeline(
-            webdataset.SimpleShardList([str(shards[index]) for index in order]),
-            webdataset.tarfile_to_samples(handler=webdataset.reraise_exception),
-            # webdataset's own decoders would unpickle some members; these accept npy and json alone.
-            webdataset.map(_decode),
-            webdataset.detshuffle(bufsize=SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER, seed=seed, epoch=epoch - 1),
-        )
-        count = 0
-        for clip in pipeline:
-            count += 1
-            if skip:
-                skip -= 1
-            else:
-                yield clip
-        if count != clips:
-            raise VLFMError(
-                f"the shards hold {count} clips, their moments say {clips}: a shard is damaged or was replaced; "
-                "remove it and run `snakemake` again"
-            )
-        epoch += 1
-
-
-def _decode(sample: dict[str, Any]) -> ClipCoefficients:
-    where = str(sample.get("__url__", "shard"))
-    for name in sample:
-        if not name.startswith("__") and name.rsplit(".", 1)[-1] not in MEMBERS:
-            raise VLFMError(f"{where}: member {sample['__key__']}.{name} is not one of {', '.join(MEMBERS)}")
-    return decode(sample, where)
+    def _each(self, change: Any) -> "Batch":
+        tensors = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "clip_ids"}
+        return replace(self, **{name: change(tensor) for name, tensor in tensors.items()})

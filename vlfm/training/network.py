@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from vlfm import config as configs
 from vlfm.errors import VLFMError
-from vlfm.model.flow_model import FlowModel
+from vlfm.model.flow_model import Captions, FlowModel
 from vlfm.model.transformer import VLFMTransformer
 from vlfm.training.data import Moments
 from vlfm.training.objective import velocity_rms
@@ -51,6 +52,16 @@ def new_model(config: configs.Config, moments: Moments) -> VLFMTransformer:
     return model
 
 
-def save_model(config: configs.Config, model: VLFMTransformer, output: Path) -> None:
-    """Write the trained network and the flow's settings to the folder `output`, diffusers-style."""
-    FlowModel.of(config, model).save_pretrained(output)
+def save_model(
+    config: configs.Config, model: VLFMTransformer, output: Path, empty_caption: Captions | None = None
+) -> None:
+    """Write the trained network, the flow's settings and the empty caption it knows to the folder `output`,
+    diffusers-style.
+
+    Raises:
+        VLFMError: if it cannot be written, the disk being full for example.
+    """
+    try:
+        FlowModel.of(config, model, empty_caption).save_pretrained(output)
+    except (OSError, SafetensorError) as error:
+        raise VLFMError(f"cannot write {output} ({error}); free space, then run the rule again") from error

@@ -1,35 +1,45 @@
-"""The training loop: Parseval loss on predicted coefficients, exact resume, progress counted in samples."""
+"""The training loop, on a CPU, a GPU or several: exact resume, progress counted in samples."""
 
 import contextlib
-import csv
 import math
-import re
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from diffusers.training_utils import EMAModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vlfm import config as configs
 from vlfm.artifacts import Stopwatch, fingerprint, progress, write_json
-from vlfm.checkpoints import load_state, save_state
-from vlfm.errors import VLFMError
+from vlfm.checkpoints import Checkpoints, load_state
+from vlfm.errors import Stopped, VLFMError
 from vlfm.learning_rate import warmup_cosine
-from vlfm.model.flow_model import FlowModel
 from vlfm.model.transformer import VLFMTransformer
-from vlfm.training.data import Batch, batches, read_moments
-from vlfm.training.network import new_model
-from vlfm.training.objective import Objective
+from vlfm.training.data import Batch, read_moments
+from vlfm.training.loader import batches
+from vlfm.training.metrics import MetricsLog
+from vlfm.training.network import new_model, save_model
+from vlfm.training.objective import Draw, Objective
+from vlfm.training.processes import Council, StopRequest, make_accelerator
+from vlfm.training.throughput import Throughput, peak_flops
 
+VERSION = 2  # of what a run gives for the same settings and data; raise it when that changes
 LOG_EVERY = 10
 
+Part = tuple[Batch, Draw]
+Preview = Callable[[VLFMTransformer, int], None]
 
-def new_optimizer(config: configs.Config, model: VLFMTransformer) -> torch.optim.Optimizer:
+
+def new_optimizer(config: configs.Config, model: VLFMTransformer, device: torch.device) -> torch.optim.Optimizer:
     """Grams (the paper's optimizer), from pytorch-optimizer, or AdamW."""
     from pytorch_optimizer import Grams
 
-    optimizers = {"grams": Grams, "adamw": torch.optim.AdamW}
-    return optimizers[config.training.optimizer](model.parameters(), lr=config.training.learning_rate)
+    settings, gpu = config.training, device.type == "cuda"
+    if settings.optimizer == "grams":
+        # On a GPU all parameters at once: one by one, starting the kernels takes longer than running them.
+        return Grams(model.parameters(), lr=settings.learning_rate, foreach=gpu)
+    return torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, fused=gpu)
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
@@ -48,69 +58,172 @@ def attention_kernel(device: torch.device) -> contextlib.AbstractContextManager:
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
 
 
+def split_batch(batch_size: int, processes: int, accumulate: int, rank: int) -> list[range]:
+    """The positions in a step's batch of each part that process `rank` takes.
+
+    Raises:
+        VLFMError: if the batch does not divide into as many equal parts.
+    """
+    size, rest = divmod(batch_size, processes * accumulate)
+    if rest:
+        raise VLFMError(
+            f"training.batch_size is {batch_size}, which {processes} processes × training.accumulate = {accumulate} "
+            "do not divide"
+        )
+    firsts = [(part * processes + rank) * size for part in range(accumulate)]
+    return [range(first, first + size) for first in firsts]
+
+
 @dataclass
 class Trainer:
     """Everything a step changes, and the step.
 
     Two trainers with the same configuration and data that have taken the same number of steps are equal, bit
-    by bit on a CPU, however often either was stopped: the batch, the noise and the times of step k are drawn
-    from (seed, k) alone.
+    by bit on a CPU with as many processes, however often either was stopped: the batch, the noise and the times of
+    step k are drawn from (seed, k) alone.
+
+    Args:
+        objective: the loss; default what the configuration asks for.
     """
 
     config: configs.Config
     model: VLFMTransformer
     device: torch.device
+    objective: Objective | None = None
     step: int = 0
+    skipped: int = 0  # steps so far that changed nothing, since their gradient was not finite
+    in_a_row: int = 0  # of these, without a good one since
+    parts: list[range] = field(init=False)
 
     def __post_init__(self):
         settings = self.config.training
-        self.model.to(self.device).train()
-        self.objective = Objective(self.config)
+        self.accelerator = make_accelerator(self.device)
+        self.device = self.accelerator.device
+        self.council = Council(self.accelerator)
+        processes, self.rank = self.accelerator.num_processes, self.accelerator.process_index
+        self.parts = split_batch(settings.batch_size, processes, settings.accumulate, self.rank)
+        self.objective = self.objective or Objective(self.config)
         self.dtype = autocast_dtype(settings.precision, self.device)
-        self.optimizer = new_optimizer(self.config, self.model)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, warmup_cosine(settings.steps, settings.warmup)
-        )
+        self.model.to(self.device).train()
+        if settings.gradient_checkpointing:
+            self.model.backbone.enable_gradient_checkpointing()
+        if settings.compile:
+            # Block by block: one compilation serves all, and gradients are exchanged while the next are computed.
+            for block in self.model.backbone.transformer_blocks:
+                block.compile()
+        self.network = self.accelerator.prepare_model(self.model)
+        self.optimizer = new_optimizer(self.config, self.model, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.learning_rate_factor = warmup_cosine(settings.steps, settings.warmup)
+        self.ema = None
+        if settings.ema and self.accelerator.is_main_process:
+            # Its decay rises as (1 + k) / (10 + k), so that the average forgets the untrained network.
+            self.ema = EMAModel(self.model.parameters(), decay=settings.ema, foreach=True)
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the step that comes."""
+        return self.config.training.learning_rate * self.learning_rate_factor(self.step)
+
+    def prepare(self, batches: Sequence[Batch], step: int) -> list[Part]:
+        """This process's parts of a step's batch and their random numbers, on the way to the device."""
+        drawn = []
+        for batch, positions in zip(batches, self.parts, strict=True):
+            draw = self.objective.draw(step, positions, batch.shape)
+            drawn.append((batch.to(self.device), draw.to(self.device)))
+        return drawn
+
+    def backward(self, parts: Sequence[Part]) -> torch.Tensor:
+        """Set the gradients of one step; returns the mean loss of this process's clips, still on the device.
+
+        Afterwards every `p.grad` is the gradient of the mean over the whole batch.
+        """
+        settings = self.config.training
+        # Nothing in the network draws from the global generator but dropout, where a backbone has it. Seeded anew at
+        # each step, it needs no saving.
+        torch.manual_seed((self.config.seed * 1_000_003 + self.step) * 65_537 + self.rank)
+        self.optimizer.zero_grad(set_to_none=True)
+        share = settings.batch_size / self.accelerator.num_processes
+        total = torch.zeros((), device=self.device)
+        for index, (batch, draw) in enumerate(parts):
+            last = index == len(parts) - 1
+            # Gradients are exchanged with the last part's, once.
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.network):
+                with (
+                    attention_kernel(self.device),
+                    torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32),
+                ):
+                    loss = self.objective(self.network, batch, draw, self.model.latent_scale).sum() / share
+                self.scaler.scale(loss).backward()
+            total += loss.detach()
+        return total
+
+    def update(self) -> float:
+        """Move the weights by the gradients; returns the gradient's norm before clipping.
+
+        A step whose gradient is not finite changes no weight and is counted. All processes see the same gradients
+        and so decide alike.
+        """
+        self.scaler.unscale_(self.optimizer)
+        # The one place where a step waits for the device.
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.training.clip).item()
+        if math.isfinite(norm):
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.learning_rate
+            self.scaler.step(self.optimizer)
+            if self.ema is not None:
+                self.ema.step(self.model.parameters())
+            self.in_a_row = 0
+        else:
+            self.skipped += 1
+            # In float16 an overflow first says that the loss was scaled up too far.
+            self.in_a_row += self.scaler.get_scale() <= 1
+        self.scaler.update()
+        self.step += 1
+        return norm
 
     def take_step(self, batch: Batch) -> float:
-        """One optimizer step on one batch; returns the loss in units of the latents' mean square."""
-        settings = self.config.training
-        count, *shape = batch.coefficients.shape[:-1]
-        draw = self.objective.draw(self.step, range(count), tuple(shape)).to(self.device)
-        with (
-            attention_kernel(self.device),
-            torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32),
-        ):
-            loss = self.objective(self.model, batch, draw, self.model.latent_scale).mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
-        self.optimizer.step()
-        self.schedule.step()
-        self.step += 1
-        value = loss.item()
-        if not math.isfinite(value):
-            raise VLFMError(
-                f"the loss is not finite at step {self.step}; lower training.learning_rate, then run the rule "
-                "again: it goes on from the last checkpoint"
-            )
-        return value
+        """One whole step on one batch, in this process alone; returns the loss in units of the latents' mean square."""
+        loss = self.backward(self.prepare([batch.part(positions) for positions in self.parts], self.step))
+        self.update()
+        return loss.item()
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[VLFMTransformer]:
+        """The network with the averaged weights, if they are kept, ready for use; the main process has them."""
+        self.model.eval()
+        if self.ema is not None:
+            self.ema.store(self.model.parameters())
+            self.ema.copy_to(self.model.parameters())
+        try:
+            yield self.model
+        finally:
+            if self.ema is not None:
+                self.ema.restore(self.model.parameters())
+            self.model.train()
 
     def state(self) -> dict:
-        """All that a checkpoint holds."""
+        """All that a checkpoint holds. The learning rate and all random numbers are functions of the step."""
         return {
             "model": self.model.state_dict(),
+            "ema": self.ema.state_dict() if self.ema is not None else None,
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "step": self.step,
+            "samples": self.step * self.config.training.batch_size,
+            "skipped": self.skipped,
+            "in_a_row": self.in_a_row,
         }
 
     def load(self, state: dict) -> None:
         """Go on from a checkpoint."""
         self.model.load_state_dict(state["model"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+            self.ema.to(self.device)
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.step = state["step"]
+        self.scaler.load_state_dict(state["scaler"])
+        self.step, self.skipped, self.in_a_row = state["step"], state["skipped"], state["in_a_row"]
 
 
 def train(
@@ -121,83 +234,169 @@ def train(
     checkpoints: Path,
     metrics: Path,
     device: torch.device,
+    objective: Objective | None = None,
+    preview: Preview | None = None,
 ) -> None:
     """Train a model on coefficient shards and save it as a diffusers-style folder.
+
+    Started in several processes (`vlfm train --processes`, torchrun), they share each batch.
 
     Args:
         shards, moment_files: of the projection stage, in the same order.
         output: the model's folder; `output/training.json` is written last.
         checkpoints: folder for `step-*.safetensors`; training goes on from the newest that fits.
-        metrics: CSV with a row every ten steps.
+        metrics: CSV with a row every ten steps; TensorBoard's events go to `tensorboard/` beside it.
+        objective: the loss; default what the configuration asks for.
+        preview: called with the network and the step every `training.preview_every` steps.
 
     Raises:
-        VLFMError: if the shards do not belong together, or the loss stops being finite.
+        Stopped: after a signal to stop; the last step is saved.
+        VLFMError: if the shards do not belong together or cannot be read, nothing can be written, or gradients stay
+            not finite for `training.max_bad_steps` steps.
     """
     moments = read_moments(moment_files)
+    settings = config.training
     identity = fingerprint(
         {
-            **configs.settings(config, "seed", "model", "training", "clips.fps", "clips.duration", "flow"),
+            **configs.settings(config, "seed", "model", "training", "flow"),
+            "version": VERSION,
             "data": moments.fingerprint,
             "shards": [path.name for path in shards],
-            "clips": moments.clips,
+            "clips": [shard.clips for shard in moments.shards],
             "mean_square": moments.mean_square.tolist(),
         }
     )
-    trainer = Trainer(config, new_model(config, moments), device)
-    folder = checkpoints / identity
-    newest = newest_checkpoint(folder)
-    if newest is not None:
-        trainer.load(load_state(newest))
-        print(f"going on from step {trainer.step}")
-    settings = config.training
-    source = batches(shards, moments.clips, settings.batch_size, config.seed, trainer.step * settings.batch_size)
-    log = MetricsLog(metrics, trainer.step)
-    bar = progress(total=settings.steps, what="train", unit="step")
-    bar.update(trainer.step)
-    watch = Stopwatch()
-    started = trainer.step
-    while trainer.step < settings.steps:
-        loss = trainer.take_step(next(source).to(device))
-        bar.update(1)
-        if trainer.step % LOG_EVERY == 0 or trainer.step == settings.steps:
-            rate = (trainer.step - started) * settings.batch_size / watch.seconds
-            log.write(trainer.step, trainer.step * settings.batch_size, loss, trainer.schedule.get_last_lr()[0])
-            bar.set_postfix(loss=f"{loss:.4f}", samples_per_second=f"{rate:.0f}")
-        if trainer.step % settings.checkpoint_every == 0 and trainer.step < settings.steps:
-            save_state(folder / f"step-{trainer.step:08d}.safetensors", trainer.state())
-            prune(folder, settings.keep)
-    bar.close()
-    FlowModel.of(config, trainer.model.eval()).save_pretrained(output)
-    write_json(output / "training.json", {"fingerprint": identity, "steps": trainer.step, "clips": moments.clips})
+    with StopRequest() as stop:
+        trainer = Trainer(config, new_model(config, moments), device, objective)
+        main, council = trainer.accelerator.is_main_process, trainer.council
+        saved = Checkpoints(checkpoints / identity, settings.keep)
+        _resume(trainer, saved)
+        source = batches(
+            shards,
+            moments,
+            settings.batch_size,
+            config.seed,
+            parts=trainer.parts,
+            start=trainer.step,
+            stop=settings.steps,
+            workers=settings.workers,
+            pin_memory=trainer.device.type == "cuda",
+        )
+        speed = Throughput(peak_flops(trainer.device, trainer.dtype) * trainer.accelerator.num_processes)
+        with contextlib.ExitStack() as stack:
+            feed = stack.enter_context(contextlib.closing(Feed(trainer, source)))
+            with council.together():
+                if main:
+                    events = metrics.parent / "tensorboard" / identity
+                    log = stack.enter_context(contextlib.closing(MetricsLog(metrics, trainer.step, events)))
+                    bar = progress(total=settings.steps, what="train", unit="step")
+                    stack.enter_context(contextlib.closing(bar))
+            with council.together():
+                coming = next(feed, None)
+            while trainer.step < settings.steps:
+                parts = coming
+                loss = trainer.backward(parts)
+                with council.together():  # the next step's data are read and drawn while a GPU works on this one
+                    coming = next(feed, None)
+                stopping = council.any(stop.requested)
+                rate, gradient = trainer.learning_rate, trainer.update()
+                _guard(trainer, parts, gradient)
+                speed.add(trainer.model, parts[0][0], settings.batch_size, feed.waited)
+                step, last = trainer.step, trainer.step == settings.steps
+                if step % LOG_EVERY == 0 or last:
+                    loss = trainer.accelerator.reduce(loss, "mean").item()
+                    with council.together():
+                        if main:
+                            samples = step * settings.batch_size
+                            log.write(step, samples, loss, gradient, rate, trainer.skipped, **speed.rates("log"))
+                            bar.update(step - bar.n)
+                            bar.set_postfix(loss=f"{loss:.4f}")
+                if (step % settings.checkpoint_every == 0 or stopping) and not last:
+                    with council.together():
+                        if main:
+                            saved.save(step, trainer.state())
+                            print(f"step {step} of {settings.steps}: {speed.report()}", flush=True)
+                if preview is not None and settings.preview_every and step % settings.preview_every == 0 and main:
+                    _preview(trainer, preview)
+                if stopping and not last:
+                    raise Stopped(f"asked to stop: step {step} is saved; run the rule again to go on from there")
+        with council.together():
+            if main:
+                with trainer.averaged() as model:
+                    save_model(config, model, output, trainer.objective.empty_caption)
+                about = {"fingerprint": identity, "steps": trainer.step, "clips": moments.clips}
+                write_json(output / "training.json", {**about, "skipped": trainer.skipped})
+                print(f"{trainer.step} steps of {settings.batch_size} clips: {speed.report()}", flush=True)
+    trainer.accelerator.end_training()
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint with the most steps, or None."""
-    return max(folder.glob("step-*.safetensors"), default=None)
+class Feed:
+    """This process's parts of the coming steps, one step at a time.
+
+    Attributes:
+        waited: seconds that the last step's clips were waited for.
+    """
+
+    def __init__(self, trainer: Trainer, source: Iterator[Batch]):
+        self._trainer, self._source = trainer, source
+        self._step = trainer.step
+        self.waited = 0.0
+
+    def __iter__(self) -> "Feed":
+        return self
+
+    def __next__(self) -> list[Part]:
+        watch = Stopwatch()
+        batches = [next(self._source) for _ in self._trainer.parts]
+        self.waited = watch.seconds
+        self._step += 1
+        return self._trainer.prepare(batches, self._step - 1)
+
+    def close(self) -> None:
+        self._source.close()
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the `keep` newest checkpoints."""
-    for path in sorted(folder.glob("step-*.safetensors"))[:-keep]:
-        path.unlink()
+def _resume(trainer: Trainer, saved: Checkpoints) -> None:
+    """Load the newest good checkpoint, in every process the one that the main process finds."""
+    state = saved.newest() if trainer.accelerator.is_main_process else None
+    step = trainer.council.from_main(state and state["step"])
+    if step is None:
+        return
+    with trainer.council.together():
+        trainer.load(state if state is not None else load_state(saved.path(step)))
+    if trainer.accelerator.is_main_process:
+        print(f"going on from step {step}", flush=True)
 
 
-class MetricsLog:
-    """A CSV that a resumed run continues: rows past the checkpoint it resumes from are dropped."""
+def _guard(trainer: Trainer, parts: Sequence[Part], gradient: float) -> None:
+    """Tell of a step whose gradient was not finite, and of the clips to blame, if they are.
 
-    COLUMNS = ("step", "samples", "loss", "learning_rate")
+    Raises:
+        VLFMError: after `training.max_bad_steps` of them in a row.
+    """
+    if math.isfinite(gradient):
+        return
+    names = trainer.council.gather([name for batch, _ in parts for name in batch.not_finite()])
+    clips = sorted({name for each in names for name in each})
+    blame = f"; not finite in the shards: {', '.join(clips)}" if clips else ""
+    if trainer.accelerator.is_main_process:
+        print(f"warning: step {trainer.step} is skipped, its gradient is not finite{blame}", flush=True)
+    if trainer.in_a_row >= trainer.config.training.max_bad_steps:
+        remedy = (
+            "remove the shards of these clips and run `snakemake` again"
+            if clips
+            else "lower training.learning_rate, or set training.precision to float32, and run the rule again"
+        )
+        raise VLFMError(
+            f"the gradient is not finite in {trainer.in_a_row} steps in a row, up to step {trainer.step}{blame}; "
+            f"{remedy}"
+        )
 
-    def __init__(self, path: Path, step: int):
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept: list[list[str]] = []
-        if path.exists() and step:
-            with path.open(newline="") as file:
-                rows = [row for row in csv.reader(file) if len(row) == len(self.COLUMNS)]
-            kept = [row for row in rows if re.fullmatch(r"\d+", row[0]) and int(row[0]) <= step]
-        with path.open("w", newline="") as file:
-            csv.writer(file).writerows([self.COLUMNS, *kept])
 
-    def write(self, step: int, samples: int, loss: float, learning_rate: float) -> None:
-        with self.path.open("a", newline="") as file:
-            csv.writer(file).writerow([step, samples, f"{loss:.6g}", f"{learning_rate:.6g}"])
+def _preview(trainer: Trainer, preview: Preview) -> None:
+    """A video on the way; that it cannot be made is no reason to stop training."""
+    try:
+        with trainer.averaged() as model, torch.no_grad():
+            preview(model, trainer.step)
+    except VLFMError as error:
+        print(f"warning: no preview at step {trainer.step}: {error}", flush=True)

@@ -6,6 +6,7 @@ rule train_model:
         plan=ancient("results/clips/shards.json"),
         coefficients=shards("results/coefficients/{shard}.tar"),
         moments=shards("results/coefficients/{shard}.json"),
+        empty=["results/captions/empty.safetensors"] if CONFIG.training.caption_dropout else [],
     output:
         "results/model/training.json",
     log:
@@ -18,8 +19,9 @@ rule train_model:
     resources:
         mem_mb=16000,
         runtime=1440,
-        gpu=1,
+        gpu=CONFIG.training.processes,
     conda:
         "../../envs/vlfm.yaml"
+    # exec: a signal to the job reaches the trainer itself, which saves and ends with 143.
     shell:
-        "vlfm train --config results/config.yaml --plan {input.plan:q} --threads {threads} --log {log:q}"
+        "exec vlfm train --config results/config.yaml --plan {input.plan:q} --threads {threads} --log {log:q}"

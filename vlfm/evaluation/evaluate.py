@@ -15,7 +15,6 @@ from vlfm.clips.shards import DecodedClip, read_clips
 from vlfm.coefficients.shards import ClipCoefficients, read_shard
 from vlfm.errors import VLFMError
 from vlfm.evaluation.buckets import choose_clips
-from vlfm.evaluation.media import contact_sheet, write_mp4, write_png
 from vlfm.evaluation.metrics import METRICS
 from vlfm.evaluation.render import clip_noise, nearest_frames, rate_times
 from vlfm.flow.projection import reconstruct
@@ -23,6 +22,7 @@ from vlfm.latents.decoder import VisualDecoder
 from vlfm.latents.frames import to_tensor, to_uint8
 from vlfm.latents.load import load_decoder
 from vlfm.latents.store import ClipLatents, LatentStore
+from vlfm.media import contact_sheet, write_mp4, write_png
 from vlfm.model.flow_model import FlowModel
 
 STAGES = ("decoder", "inversion", "projection", "network")
@@ -138,15 +138,17 @@ def _evaluate_clip(
         model.path(duration).basis.evaluate(torch.from_numpy(times))[None],
     )[0]
     count = len(times)
-    generated = decoder.generate(
-        torch.cat([torch.from_numpy(example.latents.latents).to(network), projection.to(network), network])
-    ).cpu()
+    given = torch.cat([torch.from_numpy(example.latents.latents).to(network), projection.to(network)])
+    # What was inverted with guidance is generated with it. A new caption has no null text, so the network goes without.
+    null_text = None if example.latents.null_text is None else torch.from_numpy(example.latents.null_text)
+    captions = [example.clip.caption]
+    generated = decoder.generate(given, captions * len(given), null_text).cpu()
+    rendered = decoder.generate(network, captions * len(network)).cpu()
     at = {instant: index for index, instant in enumerate(instants)}
-    rendered = generated[2 * count :]
     frames = {
         "decoder": decoder.decode(decoder.encode(truth)).cpu(),
         "inversion": generated[:count],
-        "projection": generated[count : 2 * count],
+        "projection": generated[count:],
         "network": rendered[[at[time] for time in times.round(9)]],
     }
     scores = {

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from vlfm.errors import VLFMError
-from vlfm.evaluation.media import write_mp4
+from vlfm.media import write_mp4
 
 KINDS = ("disc", "rectangle")
 MARGIN = 0.35  # how far outside the picture a crossing shape turns round: beyond its own radius

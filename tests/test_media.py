@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from vlfm.errors import VLFMError
-from vlfm.evaluation.media import contact_sheet, write_mp4
+from vlfm.media import contact_sheet, write_mp4
 
 
 def moving_square(count=8, side=48):

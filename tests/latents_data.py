@@ -64,7 +64,9 @@ def write_decoder(folder, fingerprint="d0"):
 
 def small(**inversion):
     """The configuration for such clips, two of which make a batch."""
-    return make_config(**merge(SMALL, {"clips": {"size": SIZE}, "inversion": {"batch_size": 2 * FRAMES} | inversion}))
+    return make_config(
+        **merge(SMALL, {"clips": {"size": SIZE}, "inversion": {"steps": 2, "batch_size": 2 * FRAMES} | inversion})
+    )
 
 
 def tree(folder):

@@ -50,7 +50,7 @@ class HostMemory:
 
     def __init__(self) -> None:
         self._before = psutil.Process().memory_info().rss
-        self.free = min(psutil.virtual_memory().available, _left_in_control_groups())
+        self.free = min(psutil.virtual_memory().available, left_in_control_groups())
 
     def reset(self) -> None:
         # Linux forgets the peak; elsewhere it only ever rises, which errs on the safe side.
@@ -117,19 +117,19 @@ def _rate(work: Callable[[int], None], size: int, device: torch.device) -> float
     return size / min(seconds[1:])
 
 
-def _left_in_control_groups() -> float:
+def left_in_control_groups(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:
     """Bytes that this job may still take under Linux's control groups (Slurm, containers); infinity if unlimited."""
     left = float("inf")
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = groups.read_text().splitlines()
     except OSError:
         return left
     for line in lines:
         number, _, group = line.split(":", 2)
         if number != "0":
             continue
-        folder = Path("/sys/fs/cgroup") / group.lstrip("/")
-        for place in (folder, *folder.parents):
+        inner = Path(group.lstrip("/"))
+        for place in (root / inner, *(root / outer for outer in inner.parents)):
             with contextlib.suppress(OSError, ValueError, KeyError):
                 limit = int((place / "memory.max").read_text())  # "max" where there is none
                 stat = dict(line.split() for line in (place / "memory.stat").read_text().splitlines())

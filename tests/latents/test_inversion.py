@@ -71,6 +71,10 @@ def test_embedded_decoder_round_trip_and_folder(tmp_path):
     decoder.save_pretrained(tmp_path)
     again = EmbeddedDecoder.from_pretrained(tmp_path, steps=6, refine=1)
     assert torch.equal(again.invert(pictures), latents)
+    half = EmbeddedDecoder.from_pretrained(tmp_path, steps=6, refine=1, dtype=torch.bfloat16)
+    assert half.unet.dtype == torch.bfloat16 and half.invert(pictures).dtype == torch.float32
+    assert torch.equal(half.encode(pictures), decoder.encode(pictures))
+    assert (half.generate(latents) - direct).abs().max() < 0.1
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])

@@ -54,7 +54,7 @@ class EmbeddedDecoder(VisualDecoder):
         return self.autoencoder.config.channels, height // patch, width // patch
 
     def _noise(self, state: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        return self.unet(state, timestep).sample
+        return self.unet(state.to(self.unet.dtype), timestep).sample.float()
 
     @torch.no_grad()
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
@@ -79,10 +79,21 @@ class EmbeddedDecoder(VisualDecoder):
         self.scheduler.save_pretrained(Path(folder) / "scheduler")
 
     @classmethod
-    def from_pretrained(cls, folder: Path | str, steps: int = 20, refine: int = 1) -> "EmbeddedDecoder":
+    def from_pretrained(
+        cls,
+        folder: Path | str,
+        steps: int = 20,
+        refine: int = 1,
+        dtype: torch.dtype = torch.float32,
+        compile: bool = False,
+    ) -> "EmbeddedDecoder":
+        """What `save_pretrained` wrote, on the CPU; the noise predictor in `dtype`, the autoencoder in float32."""
+        unet = UNet2DModel.from_pretrained(Path(folder) / "unet", use_safetensors=True, torch_dtype=dtype)
+        if compile:
+            unet.compile()
         return cls(
             PatchAutoencoder.from_pretrained(Path(folder) / "autoencoder", use_safetensors=True),
-            UNet2DModel.from_pretrained(Path(folder) / "unet", use_safetensors=True),
+            unet,
             DDIMScheduler.from_pretrained(Path(folder) / "scheduler"),
             steps,
             refine,

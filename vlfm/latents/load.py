@@ -24,7 +24,10 @@ def load_decoder(config: configs.Config, folder: Path, device: torch.device) -> 
         VLFMError: if the folder is of another decoder, or the model is no longer where it was found.
     """
     if config.decoder.name == "embedded":
-        return EmbeddedDecoder.from_pretrained(folder, config.inversion.steps, config.inversion.refine).to(device)
+        inversion = config.inversion
+        dtype = network_dtype(inversion.precision, device)
+        decoder = EmbeddedDecoder.from_pretrained(folder, inversion.steps, inversion.refine, dtype, inversion.compile)
+        return decoder.to(device)
     about = read_json(folder / "decoder.json")
     remedy = "run `vlfm prepare-decoder` again"
     if about["name"] != config.decoder.name:

@@ -37,9 +37,9 @@ def trajectory(
     state = latents.float()
     yield state
     for timestep, on_device in _timesteps(inverse, state.device):
-        following = state
-        for _ in range(1 + refine):
-            following = inverse.step(predict(following, on_device), timestep, state).prev_sample
+        following = inverse.step(predict(state, on_device), timestep, state).prev_sample
+        for _ in range(refine):
+            following = _retraced(inverse, predict(following, on_device), timestep, state)
         state = following
         yield state
 
@@ -71,6 +71,23 @@ def generate(predict: NoisePredictor, noise: torch.Tensor, scheduler: DDIMSchedu
     for timestep, on_device in _timesteps(forward, state.device):
         state = forward.step(predict(state, on_device), timestep, state).prev_sample
     return state
+
+
+def _retraced(inverse: DDIMInverseScheduler, output: torch.Tensor, timestep: int, state: torch.Tensor) -> torch.Tensor:
+    """The state that DDIM, given the model's `output` there, takes to `state`.
+
+    diffusers' inverse step is that for a model that predicts noise. Of v = cos φ · ε − sin φ · x₀ it makes noise at the
+    level φ of `state`, generation at the level φ' that it comes from: `cos Δ · state + sin Δ · v`, Δ = φ' − φ, stands
+    where `(state + sin Δ · v) / cos Δ` leads back, and no refinement of the former would.
+    """
+    reached = inverse.step(output, timestep, state).prev_sample
+    if inverse.config.prediction_type != "v_prediction":
+        return reached
+    source = timestep - inverse.config.num_train_timesteps // inverse.num_inference_steps
+    here = inverse.alphas_cumprod[source] if source >= 0 else inverse.initial_alpha_cumprod
+    there = inverse.alphas_cumprod[timestep]
+    cosine = ((here * there).sqrt() + ((1 - here) * (1 - there)).sqrt()).item()
+    return (reached + (1 - cosine) * state) / cosine
 
 
 def _timesteps(

@@ -148,6 +148,10 @@ def _train(arguments):
 
     names = _shards(arguments)
     dropout = config.training.caption_dropout > 0
+    device = _device(arguments)
+    decoder = arguments.decoder if (arguments.decoder / "decoder.json").exists() else None
+    if decoder is None:
+        print(f"no visual decoder in {arguments.decoder}: the model will be a network alone, no pipeline")
     train(
         config,
         [arguments.coefficients / f"{name}.tar" for name in names],
@@ -155,9 +159,22 @@ def _train(arguments):
         arguments.output,
         arguments.checkpoints,
         arguments.metrics,
-        _device(arguments),
+        device,
         Objective(config, read_empty_caption(arguments.empty_caption) if dropout else None),
+        _preview(arguments, config, decoder, names, device),
+        decoder,
     )
+
+
+def _preview(arguments, config, decoder, names, device):
+    """What shows the first few captions while training; None if nothing is to be shown."""
+    if decoder is None or not config.training.preview_every:
+        return None
+    from vlfm.coefficients.shards import read_shard
+    from vlfm.preview import make_preview
+
+    captions = dict.fromkeys(clip.caption for clip in read_shard(arguments.coefficients / f"{names[0]}.tar"))
+    return make_preview(config, decoder, list(captions)[:4], arguments.output / "previews", device)
 
 
 def _evaluate(arguments):
@@ -183,6 +200,44 @@ def _theory(arguments):
     from vlfm.evaluation.theory import write_theory
 
     write_theory(_config(arguments), _shards(arguments), arguments.results, arguments.output, _device(arguments))
+
+
+def _options(arguments):
+    from vlfm.video.convert import Options
+    from vlfm.video.resample import PathSettings
+
+    return Options(
+        path=PathSettings(arguments.path, arguments.window, arguments.order),
+        decoder=arguments.decoder,
+        detail=not arguments.drop_detail,
+        quality=arguments.quality,
+        shot_threshold=arguments.shot_threshold,
+        crf=arguments.crf,
+        keep_damaged=arguments.keep_damaged,
+    )
+
+
+def _interpolate(arguments):
+    from vlfm.video.convert import interpolate
+
+    device = _device(arguments)
+    interpolate(arguments.video, arguments.output, arguments.fps, _options(arguments), device, arguments.threads)
+
+
+def _extrapolate(arguments):
+    from vlfm.video.convert import extrapolate
+
+    device = _device(arguments)
+    extrapolate(
+        arguments.video,
+        arguments.output,
+        arguments.seconds,
+        arguments.tail,
+        _options(arguments),
+        device,
+        arguments.fps,
+        arguments.threads,
+    )
 
 
 def _ledger(arguments):
@@ -241,6 +296,7 @@ def _parser() -> argparse.ArgumentParser:
         sub,
         coefficients="results/coefficients",
         plan=plan,
+        decoder="results/decoder",
         output="results/model",
         checkpoints="results/checkpoints",
         metrics="results/model/metrics.csv",
@@ -252,6 +308,54 @@ def _parser() -> argparse.ArgumentParser:
     paths(sub, results="results", output="results/report/index.html")
     sub = command("theory", _theory, "check the paper's lemmas on the run, as a page", device=True)
     paths(sub, results="results", plan=plan, output="results/theory")
+    whole_video = (
+        "Works on any video of any length, at its own size; nothing has to be trained. Frames of the input that fall "
+        "on an instant of the output stay as they are, the others lie on paths through the frames around them, never "
+        "across a cut. Sound is copied as it is. The output appears when it is whole."
+    )
+
+    def paths_through_video(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("video", help="a file, or package:NAME/PATH")
+        sub.add_argument("-o", "--output", type=Path, required=True, help=".mp4, .m4v, .mov or .mkv (H.264)")
+        sub.add_argument(
+            "--path",
+            default="hybrid",
+            choices=["hybrid", "polynomial", "linear"],
+            help="hybrid: polynomial plus interpolated residual, exact at the frames (default); polynomial: the "
+            "paper's, smoother; linear: from frame to frame",
+        )
+        sub.add_argument("--order", type=int, default=5, help="number of polynomials (default 5)")
+        sub.add_argument("--window", type=int, default=8, help="frames a path runs through (default 8)")
+        sub.add_argument(
+            "--decoder",
+            default="pixels",
+            help="what paths run through: pixels (default; the sharpest and fastest), fitted: the latents of a patch "
+            "autoencoder fitted on the video, or a folder: results/decoder, or a diffusers autoencoder's",
+        )
+        sub.add_argument(
+            "--drop-detail", action="store_true", help="show what the decoder alone gives, without what it drops"
+        )
+        sub.add_argument("--quality", type=float, default=40.0, help="of the fitted autoencoder, dB (default 40)")
+        sub.add_argument("--shot-threshold", type=float, default=27.0, help="of cuts; 0: there are none (default 27)")
+        sub.add_argument("--crf", type=float, default=16.0, help="x264 quality, 0 lossless … 51 (default 16)")
+        sub.add_argument("--keep-damaged", action="store_true", help="go on where the input is damaged")
+
+    sub = command("interpolate", _interpolate, "give a video another frame rate", device=True)
+    sub.description = f"Give a video another frame rate. {whole_video}"
+    paths_through_video(sub)
+    sub.add_argument("--fps", required=True, help="frames a second: 48, 29.97, 60000/1001, or 2x the input's")
+    sub = command("extrapolate", _extrapolate, "let a video go on after its end", device=True)
+    sub.description = f"Let a video go on after its end. {whole_video}"
+    paths_through_video(sub)
+    sub.add_argument("--seconds", type=float, required=True, help="how long it goes on after its last frame")
+    sub.add_argument(
+        "--tail",
+        default="hold",
+        choices=["hold", "linear", "polynomial", "refit"],
+        help="hold: the last frame stays, the lowest error measured (default); linear: on along the last motion, soon "
+        "at rest; refit: along a line through the last window; polynomial: the paper's, refused where it explodes",
+    )
+    sub.add_argument("--fps", help="frames a second; default the input's own")
     sub = command("ledger", _ledger, "say what happened to every clip, stage by stage")
     paths(sub, results="results")
     sub.add_argument("--bad", action="store_true", help="list the bad clips with their reasons")

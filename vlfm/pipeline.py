@@ -100,7 +100,7 @@ class VLFMPipeline:
                 were not trained here stay references (an embedded decoder is small and always copied).
         """
         folder = Path(folder)
-        write_pipeline(folder, self.flow, self.config, self.folder / "decoder")
+        write_pipeline(folder, self.flow, self.config, self.folder / "decoder", self.encoder.fingerprint)
         if full or read_json(self.folder / "pipeline.json")["copies"]:
             about = read_json(folder / "pipeline.json")
             write_json(folder / "pipeline.json", {**about, "copies": self._copy_parts(folder)})
@@ -214,12 +214,15 @@ class VLFMPipeline:
         return copies
 
 
-def write_pipeline(folder: Path | str, flow: FlowModel, config: configs.Config, decoder: Path) -> None:
+def write_pipeline(
+    folder: Path | str, flow: FlowModel, config: configs.Config, decoder: Path, caption_encoder: str | None = None
+) -> None:
     """Write the folder of a trained model: `transformer/`, `flow.json`, `decoder/` and `pipeline.json`.
 
     Args:
         decoder: the folder that `vlfm prepare-decoder` wrote, copied whole: an embedded decoder, or a note of where
             another one was found.
+        caption_encoder: its fingerprint; by default of the one that the configuration names.
 
     Raises:
         VLFMError: if there is no such decoder, or the caption encoder is not to be found.
@@ -240,7 +243,7 @@ def write_pipeline(folder: Path | str, flow: FlowModel, config: configs.Config, 
         {
             "config": config.model_dump(mode="json"),
             "decoder": weights,
-            "caption_encoder": caption_encoder_fingerprint(config),
+            "caption_encoder": caption_encoder or caption_encoder_fingerprint(config),
             "copies": {},
         },
     )

@@ -9,6 +9,7 @@ from vlfm import config as configs
 from vlfm.errors import VLFMError
 from vlfm.model.flow_model import Captions, FlowModel
 from vlfm.model.transformer import VLFMTransformer
+from vlfm.pipeline import write_pipeline
 from vlfm.training.data import Moments
 from vlfm.training.objective import velocity_rms
 
@@ -53,15 +54,23 @@ def new_model(config: configs.Config, moments: Moments) -> VLFMTransformer:
 
 
 def save_model(
-    config: configs.Config, model: VLFMTransformer, output: Path, empty_caption: Captions | None = None
+    config: configs.Config,
+    model: VLFMTransformer,
+    output: Path,
+    empty_caption: Captions | None = None,
+    decoder: Path | None = None,
 ) -> None:
     """Write the trained network, the flow's settings and the empty caption it knows to the folder `output`,
-    diffusers-style.
+    diffusers-style; with the folder of a visual decoder, as a whole that `VLFMPipeline` reads.
 
     Raises:
         VLFMError: if it cannot be written, the disk being full for example.
     """
+    flow = FlowModel.of(config, model, empty_caption)
     try:
-        FlowModel.of(config, model, empty_caption).save_pretrained(output)
+        if decoder is None:
+            flow.save_pretrained(output)
+        else:
+            write_pipeline(output, flow, config, decoder)
     except (OSError, SafetensorError) as error:
         raise VLFMError(f"cannot write {output} ({error}); free space, then run the rule again") from error

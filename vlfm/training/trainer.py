@@ -236,6 +236,7 @@ def train(
     device: torch.device,
     objective: Objective | None = None,
     preview: Preview | None = None,
+    decoder: Path | None = None,
 ) -> None:
     """Train a model on coefficient shards and save it as a diffusers-style folder.
 
@@ -248,6 +249,7 @@ def train(
         metrics: CSV with a row every ten steps; TensorBoard's events go to `tensorboard/` beside it.
         objective: the loss; default what the configuration asks for.
         preview: called with the network and the step every `training.preview_every` steps.
+        decoder: the visual decoder's folder, which makes `output` one that `VLFMPipeline` reads.
 
     Raises:
         Stopped: after a signal to stop; the last step is saved.
@@ -323,7 +325,7 @@ def train(
         with council.together():
             if main:
                 with trainer.averaged() as model:
-                    save_model(config, model, output, trainer.objective.empty_caption)
+                    save_model(config, model, output, trainer.objective.empty_caption, decoder)
                 about = {"fingerprint": identity, "steps": trainer.step, "clips": moments.clips}
                 write_json(output / "training.json", {**about, "skipped": trainer.skipped})
                 print(f"{trainer.step} steps of {settings.batch_size} clips: {speed.report()}", flush=True)

@@ -1,0 +1,245 @@
+import json
+import shutil
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests import tiny_models
+from tests.conftest import SMALL, make_config, merge
+from tests.latents_data import write_decoder
+from vlfm.artifacts import read_json, write_json
+from vlfm.errors import FingerprintMismatch, VLFMError
+from vlfm.latents.load import load_caption_encoder
+from vlfm.latents.prepare import prepare_decoder
+from vlfm.model.flow_model import FlowModel
+from vlfm.model.transformer import VLFMTransformer
+from vlfm.pipeline import VLFMPipeline, write_pipeline
+from vlfm.preview import make_preview
+
+PROMPT = "a dog jumps"
+
+
+def model_of(config, channels, positions, caption_channels, empty=None, head="coefficients"):
+    torch.manual_seed(0)
+    network = VLFMTransformer(
+        head=head, channels=channels, positions=positions, order=config.flow.order, durations=config.clips.durations,
+        layers=1, heads=2, head_dim=16, caption_channels=caption_channels, gate=1.0,
+    )  # fmt: skip
+    torch.nn.init.normal_(network.backbone.proj_out.weight, std=0.2)
+    return FlowModel.of(config, network.eval().requires_grad_(False), empty)
+
+
+@pytest.fixture(scope="module")
+def config():
+    return make_config(**merge(SMALL, {"clips": {"size": 24, "duration": [0.25, 0.5]}}))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, config):
+    """As `vlfm train` leaves it, with an embedded decoder and MiniLM."""
+    folder = tmp_path_factory.mktemp("run")
+    write_decoder(folder / "decoder")
+    empty = load_caption_encoder(config, torch.device("cpu")).encode([""])
+    model = model_of(config, 8, 4, 384, (empty.tokens[0], empty.mask[0]))
+    write_pipeline(folder / "model", model, config, folder / "decoder")
+    shutil.rmtree(folder / "decoder")  # the model's folder is enough
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def pipeline(folder):
+    return VLFMPipeline.from_pretrained(folder)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_every_output_is_the_same_video(pipeline):
+    made = {kind: pipeline(PROMPT, generator=seeded(), output_type=kind) for kind in ("np", "pt", "pil", "latent")}
+    assert made["np"].frames.shape == (1, 12, 24, 24, 3) and made["pt"].frames.shape == (1, 12, 3, 24, 24)
+    assert made["latent"].frames.shape == (1, 12, 8, 4, 4)
+    assert made["np"].frames.min() >= 0 and made["np"].frames.max() <= 1 and made["np"].frames.std() > 0.01
+    assert np.array_equal(made["pt"].frames.movedim(2, -1).numpy(), made["np"].frames)
+    assert np.array_equal(np.stack(made["pil"].frames[0]), (made["np"].frames[0] * 255).round().astype(np.uint8))
+    again = pipeline.decoder.generate(made["latent"].frames[0]) / 2 + 0.5
+    assert torch.allclose(again, made["pt"].frames[0], atol=1e-5)
+
+
+def test_the_generator_decides_and_neighbours_do_not(pipeline):
+    def latents(prompt, **settings):
+        return pipeline(prompt, output_type="latent", **settings).frames
+
+    both = latents([PROMPT, "waves"], generator=[seeded(1), seeded(2)])
+    assert torch.equal(both, latents([PROMPT, "waves"], generator=[seeded(1), seeded(2)]))
+    assert torch.allclose(both[1:], latents("waves", generator=seeded(2)), atol=1e-4)
+    assert not torch.allclose(both[1:], latents("waves", generator=seeded(3)), atol=1e-2)
+    assert not torch.allclose(both[1:], latents("a dog", generator=seeded(2)), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "asked, times, fps",
+    [
+        ({}, np.arange(1, 13) / 24, 24),
+        ({"fps": 8}, [0.125, 0.25, 0.375, 0.5], 8),
+        ({"num_frames": 5}, [0.1, 0.2, 0.3, 0.4, 0.5], 10),
+        ({"fps": 12, "duration": 0.25}, [1 / 12, 2 / 12, 3 / 12], 12),
+        ({"num_frames": 2, "duration": 0.25}, [0.125, 0.25], 8),
+    ],
+)
+def test_any_number_of_frames(pipeline, asked, times, fps):
+    output = pipeline(PROMPT, generator=seeded(), output_type="latent", **asked)
+    assert np.allclose(output.times, times) and output.fps == fps
+    assert output.frames.shape[1] == len(times)
+
+
+def test_steps_and_guidance_reach_the_network(pipeline):
+    pipeline(PROMPT, output_type="latent")
+    assert pipeline.evaluations == 1
+    pipeline(PROMPT, num_inference_steps=8, guidance_scale=3.0, output_type="latent")
+    assert pipeline.evaluations == 16
+
+
+def test_frames_of_another_size(pipeline):
+    assert pipeline(PROMPT, num_frames=1, height=24, width=48).frames.shape == (1, 1, 24, 48, 3)
+
+
+@pytest.mark.parametrize(
+    "asked, message",
+    [
+        ({"fps": 24, "num_frames": 12}, "num_frames or fps"),
+        ({"fps": 1}, "no frame at 1"),
+        ({"num_frames": 0}, "whole number from 1"),
+        ({"duration": 2.0}, r"0\.25, 0\.5 s, not of 2 s"),
+        ({"height": 25}, "multiples"),
+        ({"height": 18, "width": 18}, "2×2 at once"),
+        ({"output_type": "gif"}, "np, pil, pt, latent"),
+        ({"prompt": []}, "no prompt"),
+    ],
+)
+def test_what_is_not_to_be_had(pipeline, asked, message):
+    with pytest.raises(VLFMError, match=message):
+        pipeline(**{"prompt": PROMPT, **asked})
+
+
+@pytest.mark.parametrize("head", ["velocity", "direct"])
+def test_other_heads(tmp_path, config, head, folder):
+    write_pipeline(tmp_path, model_of(config, 8, 4, 384, head=head), config, folder / "decoder")
+    pipeline = VLFMPipeline.from_pretrained(tmp_path)
+    assert pipeline(PROMPT, fps=24, output_type="latent").frames.shape == (1, 12, 8, 4, 4)
+    assert pipeline.evaluations == {"velocity": 12 * 4 * 2, "direct": 12}[head]
+    with pytest.raises(VLFMError, match="caption_dropout"):
+        pipeline(PROMPT, guidance_scale=2.0)
+
+
+def test_saved_again_it_is_the_same(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path / "copy")
+    pipeline.save_pretrained(tmp_path / "whole", full=True)
+    first = pipeline(PROMPT, generator=seeded()).frames
+    for name in ("copy", "whole"):
+        again = VLFMPipeline.from_pretrained(tmp_path / name)
+        assert np.array_equal(first, again(PROMPT, generator=seeded()).frames)
+    assert not (tmp_path / "copy" / "caption_encoder").exists()
+    assert (tmp_path / "whole" / "caption_encoder" / "model.safetensors").exists()
+
+
+def test_a_decoder_that_is_not_its_own_is_refused(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "model")
+    weights = tmp_path / "model" / "decoder" / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({name: value + 1e-3 for name, value in load_file(weights).items()}, weights)
+    with pytest.raises(FingerprintMismatch, match=r"model/decoder.*Copy the folder again"):
+        VLFMPipeline.from_pretrained(tmp_path / "model")
+
+
+def test_another_caption_encoder_is_refused(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "model")
+    about = read_json(folder / "pipeline.json")
+    write_json(tmp_path / "model" / "pipeline.json", {**about, "caption_encoder": "0" * 16})
+    with pytest.raises(FingerprintMismatch, match="caption encoder minilm"):
+        VLFMPipeline.from_pretrained(tmp_path / "model")
+
+
+def test_a_folder_without_its_parts_is_told(folder, tmp_path):
+    with pytest.raises(VLFMError, match="no trained model"):
+        VLFMPipeline.from_pretrained(tmp_path)
+    shutil.copytree(folder, tmp_path / "model")
+    (tmp_path / "model" / "pipeline.json").unlink()
+    with pytest.raises(VLFMError, match="without its visual decoder"):
+        VLFMPipeline.from_pretrained(tmp_path / "model")
+
+
+@pytest.fixture
+def stable_diffusion(tmp_path):
+    """A model on a tiny Stable Diffusion, captions through its own text tower; where that model lies."""
+    place = tiny_models.stable_diffusion(tmp_path / "sd")
+    change = {
+        "clips": {"size": 64},
+        "decoder": {"name": "stable-diffusion", "model": str(place)},
+        "inversion": {"prompt": "caption", "steps": 2, "batch_size": 8},
+        "text": {"encoder": "clip", "max_tokens": 16},
+    }
+    config = make_config(**merge({**SMALL, "text": {}}, change))
+    prepare_decoder(config, [], tmp_path / "decoder", torch.device("cpu"))
+    model = model_of(config, 4, 8, tiny_models.WIDTH)
+    write_pipeline(tmp_path / "model", model, config, tmp_path / "decoder")
+    return tmp_path / "model", place
+
+
+def test_a_decoder_that_was_found_is_a_reference_until_saved_in_full(stable_diffusion, tmp_path):
+    folder, place = stable_diffusion
+    assert not list((folder / "decoder").rglob("*.safetensors"))
+    pipeline = VLFMPipeline.from_pretrained(folder)
+    first = pipeline(PROMPT, num_frames=2, generator=seeded()).frames
+    assert first.shape == (1, 2, 64, 64, 3)
+    pipeline.save_pretrained(tmp_path / "whole", full=True)
+    shutil.rmtree(place)
+    whole = VLFMPipeline.from_pretrained(tmp_path / "whole")
+    assert np.array_equal(first, whole(PROMPT, num_frames=2, generator=seeded()).frames)
+    whole.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / "decoder" / "model" / "unet").is_dir()
+    with pytest.raises(VLFMError, match=r"decoder\.model is .*sd"):
+        VLFMPipeline.from_pretrained(folder)
+
+
+def test_the_prompt_reaches_a_decoder_that_looks_at_captions(stable_diffusion):
+    pipeline = VLFMPipeline.from_pretrained(stable_diffusion[0])
+    latents = pipeline(PROMPT, num_frames=1, generator=seeded(), output_type="latent").frames[0]
+    shown = pipeline(PROMPT, num_frames=1, generator=seeded(), output_type="pt").frames[0]
+    captioned, without = (pipeline.decoder.generate(latents, captions) for captions in ([PROMPT], None))
+    assert torch.allclose(shown, captioned / 2 + 0.5, atol=1e-5)
+    assert not torch.allclose(captioned, without, atol=1e-4)
+
+
+def test_other_weights_at_the_same_place_are_refused(stable_diffusion):
+    folder, place = stable_diffusion
+    shutil.rmtree(place)
+    tiny_models.stable_diffusion(place, seed=1)
+    with pytest.raises(FingerprintMismatch, match="weights of"):
+        VLFMPipeline.from_pretrained(folder)
+
+
+def test_preview_shows_the_network_as_it_is(config, folder, tmp_path):
+    model = model_of(config, 8, 4, 384)
+    preview = make_preview(config, folder / "decoder", [PROMPT, "waves"], tmp_path, torch.device("cpu"))
+    network = model.transformer.train()
+    preview(network, 100)
+    assert network.training
+    torch.nn.init.normal_(network.backbone.proj_out.weight, std=0.5)
+    preview(network, 200)
+    videos = []
+    for step in (100, 200):
+        about, *frames = imageio_ffmpeg.read_frames(str(tmp_path / f"step-{step:08d}.mp4"))
+        assert about["size"] == (48, 24) and len(frames) == 12
+        videos.append(np.stack([np.frombuffer(frame, np.uint8) for frame in frames]))
+    assert np.abs(videos[0].astype(int) - videos[1]).mean() > 1
+
+
+def test_pipeline_json_is_readable(folder):
+    about = json.loads((folder / "pipeline.json").read_text())
+    assert about.keys() == {"config", "decoder", "caption_encoder", "copies"}
+    assert {path.name for path in folder.iterdir()} == {
+        "decoder", "empty_caption.safetensors", "flow.json", "pipeline.json", "transformer",
+    }  # fmt: skip

@@ -208,6 +208,7 @@ def _load_tokenizer(folder: Path):
 
 
 def _load_model(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    import transformers
     from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, MODEL_MAPPING, AutoConfig
 
     try:
@@ -215,7 +216,10 @@ def _load_model(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
             config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
     except (OSError, ValueError, KeyError) as error:
         raise VLFMError(f"{folder / 'config.json'} is of no model that transformers knows: {error}") from error
-    kind = next((m[type(config)] for m in (MODEL_FOR_TEXT_ENCODING_MAPPING, MODEL_MAPPING) if type(config) in m), None)
+    known = (MODEL_FOR_TEXT_ENCODING_MAPPING, MODEL_MAPPING)
+    kind = next((classes[type(config)] for classes in known if type(config) in classes), None)
+    # SigLIP's towers are in no list of transformers.
+    kind = kind or getattr(transformers, type(config).__name__.replace("Config", "Model"), None)
     if kind is None or getattr(config, "vocab_size", None) is None:
         raise VLFMError(
             f"{folder} holds a {config.model_type} model, which is no text encoder; text.encoder takes BERT, T5, CLIP, "

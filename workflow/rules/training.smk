@@ -6,6 +6,7 @@ rule train_model:
         plan=ancient("results/clips/shards.json"),
         coefficients=shards("results/coefficients/{shard}.tar"),
         moments=shards("results/coefficients/{shard}.json"),
+        decoder="results/decoder/decoder.json",
         empty=["results/captions/empty.safetensors"] if CONFIG.training.caption_dropout else [],
     output:
         "results/model/training.json",

@@ -1,0 +1,214 @@
+"""Frames that arrive one by one → frames at other instants, through paths in overlapping windows, in bounded memory.
+
+A shot is covered by windows of N frames, each half over the next, with a path through each; where windows overlap
+their values are blended with smooth weights that sum to 1. Path and blend are both linear, so the frames between
+given frames are one matrix times the frames around them. No path runs across a cut, nor across a pause (a frame
+shown much longer than its neighbours): there the last frame stays.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from statistics import median
+
+import numpy as np
+
+from vlfm.errors import VLFMError
+from vlfm.video.spaces import Space
+from vlfm.video.weights import path_weights, tail_weights
+
+PATHS = ("hybrid", "polynomial", "linear")
+PAUSE = 4.0  # times the usual interval between frames
+BATCH = 8  # frames made at a time
+
+
+@dataclass(frozen=True)
+class PathSettings:
+    """How paths run through a video.
+
+    Attributes:
+        kind: `hybrid` (polynomial plus interpolated residual: exact at the frames), `polynomial` (the paper's:
+            smooth, not exact) or `linear`.
+        window: frames N a path runs through.
+        order: of the polynomial, at most 2√N (D1): beyond, it swings between the frames.
+
+    Raises:
+        VLFMError: for values out of range.
+    """
+
+    kind: str = "hybrid"
+    window: int = 8
+    order: int = 5
+
+    def __post_init__(self):
+        if self.kind not in PATHS:
+            raise VLFMError(f"unknown path {self.kind!r}; there are {', '.join(PATHS)}")
+        if not 2 <= self.window <= 64:
+            raise VLFMError(f"a window holds 2 to 64 frames; asked for {self.window}")
+        if not 1 <= self.order <= 2 * self.window**0.5:
+            most = int(2 * self.window**0.5)
+            raise VLFMError(
+                f"order {self.order} does not suit windows of {self.window} frames: it may be 1 to {most} (2√N), "
+                "beyond which a polynomial swings between the frames; lower the order or widen the window"
+            )
+
+    @property
+    def hop(self) -> int:
+        """Frames from one window to the next."""
+        return max(1, self.window // 2)
+
+
+def window_starts(count: int, settings: PathSettings) -> list[int]:
+    """Where the windows of a shot of `count` frames begin: every hop, and one that ends with the shot."""
+    if count <= settings.window:
+        return [0]
+    starts = list(range(0, count - settings.window + 1, settings.hop))
+    last = count - settings.window
+    return starts if starts[-1] == last else [*starts, last]
+
+
+def blended_weights(
+    times: np.ndarray, windows: list[tuple[int, int]], instants: np.ndarray, settings: PathSettings
+) -> np.ndarray:
+    """The weights of n frames at K instants, (K, n): the paths of the windows that hold an instant, blended.
+
+    A window's share is `sin²` of how far through it the instant is, over the sum of all shares: smooth, 0 where a
+    window begins or ends amid others.
+
+    Args:
+        times: (n,) seconds. windows: (first, one past the last) indices into them; every instant lies in one.
+        instants: (K,) seconds.
+    """
+    total, shares = np.zeros((len(instants), len(times))), np.zeros(len(instants))
+    for first, end in windows:
+        begins, ends = times[first], times[end - 1]
+        inside = (instants >= begins) & (instants <= ends)
+        if not inside.any():
+            continue
+        through = (instants[inside] - begins) / max(ends - begins, 1e-9)
+        share = np.sin(np.pi * through) ** 2 + 1e-9  # alone at the ends of a shot, a window still counts in full
+        path = path_weights(settings.kind, times[first:end], instants[inside], settings.order)
+        total[inside, first:end] += share[:, None] * path
+        shares[inside] += share
+    return total / shares[:, None]
+
+
+class Resampler:
+    """Frames in, with their true times; frames out, at `j / fps`.
+
+    `push` each frame, then `finish`; both yield uint8 (H, W, 3). At most 2.5 N frames are held, whatever the
+    length. A frame that is itself asked for, within a millisecond (containers round times to that) and a
+    twentieth of an interval, passes through untouched, if the path is exact at the frames.
+
+    Args:
+        fps: of the output. rate: of the input, as the container states it.
+
+    Attributes:
+        made: frames yielded so far. given: those of them that passed through. shots: shots begun.
+    """
+
+    def __init__(self, space: Space, fps: Fraction, rate: Fraction, settings: PathSettings) -> None:
+        self._space, self._fps, self._settings = space, fps, settings
+        self._tolerance = min(0.001, 0.05 / max(float(fps), float(rate)))
+        self._gaps: deque[float] = deque([1 / float(rate)], maxlen=8)
+        self._exact = space.exact and settings.kind != "polynomial"
+        self._next = 0
+        self._begin()
+        self.made = self.given = 0
+        self.shots = 0
+
+    def _begin(self) -> None:
+        self._items: list = []
+        self._times: list[float] = []
+        self._dropped = 0  # frames of the shot that are no longer held
+        self._gap = 0  # the gap of the shot, counted by the frame before it, that comes next
+
+    @property
+    def interval(self) -> float:
+        """Seconds from frame to frame, the median of late."""
+        return median(self._gaps)
+
+    @property
+    def last(self) -> float:
+        """Time of the last frame, seconds."""
+        return self._times[-1]
+
+    def push(self, shown: float, frame: np.ndarray, cut: bool = False) -> Iterator[np.ndarray]:
+        """Take the next frame. cut: it begins a new shot."""
+        if self._times:
+            gap = shown - self._times[-1]
+            if cut or gap > PAUSE * self.interval:
+                yield from self._finish_shot(shown - self._tolerance)
+                self._begin()
+            if not gap > PAUSE * self.interval:
+                self._gaps.append(gap)
+        if not self._times:
+            self.shots += 1
+        self._times.append(shown)
+        self._items.append(self._space.put(frame))
+        # A gap is ready when no window that a later frame could open or end would reach it.
+        ready = self._dropped + len(self._times) - self._settings.window
+        if ready - self._gap >= self._settings.hop:
+            yield from self._emit(ready, None)
+
+    def finish(self, until: float) -> Iterator[np.ndarray]:
+        """The rest, the last frame held to `until`, seconds."""
+        yield from self._finish_shot(until - self._tolerance)
+
+    def extrapolate(self, until: float, tail: str) -> Iterator[np.ndarray]:
+        """The rest, and after the last frame a tail to `until`, seconds, from the shot's last window."""
+        yield from self._finish_shot(self.last + self._tolerance)
+        times = np.array(self._times[-self._settings.window :])
+        items = self._items[-len(times) :]
+        instants = self._instants(until - self._tolerance)
+        lines = np.eye(len(times))[-1:]
+        # All at once, so that a tail that is refused is refused before any of it is made.
+        weights = tail_weights(tail, times, instants, self._settings.kind, self._settings.order)
+        for start in range(0, len(instants), BATCH):
+            part = weights[start : start + BATCH]
+            made = self._space.combine(part, lines.repeat(len(part), 0), items)
+            self.made += len(made)
+            yield from made
+
+    def _instants(self, until: float) -> np.ndarray:
+        """The instants from the next one on that lie before `until`; they are then taken."""
+        first = self._next
+        while self._next / self._fps < until:
+            self._next += 1
+        return np.array([float(index / self._fps) for index in range(first, self._next)])
+
+    def _finish_shot(self, until: float) -> Iterator[np.ndarray]:
+        yield from self._emit(self._dropped + len(self._times) - 1, until)
+
+    def _emit(self, upto: int, until: float | None) -> Iterator[np.ndarray]:
+        """The instants in the gaps up to the frame `upto` of the shot; at the end of a shot those before `until`."""
+        settings, count = self._settings, self._dropped + len(self._times)
+        times = np.array(self._times)
+        starts = {at for at in range(self._dropped, count - settings.window + 1) if at % settings.hop == 0}
+        if until is not None:
+            starts.add(max(0, count - settings.window))
+        windows = sorted(
+            (max(0, start - self._dropped), min(count, start + settings.window) - self._dropped) for start in starts
+        )
+        instants = self._instants(times[upto - self._dropped] if until is None else until)
+        instants = np.minimum(instants, times[-1])
+        for start in range(0, len(instants), BATCH):
+            yield from self._make(times, windows, instants[start : start + BATCH])
+        self._gap = upto
+        keep = max(0, min(self._gap + 1, count) - settings.window)
+        del self._items[: keep - self._dropped], self._times[: keep - self._dropped]
+        self._dropped = max(self._dropped, keep)
+
+    def _make(self, times: np.ndarray, windows: list[tuple[int, int]], instants: np.ndarray) -> Iterator[np.ndarray]:
+        nearest = np.abs(instants[:, None] - times).argmin(1)
+        untouched = (np.abs(instants - times[nearest]) <= self._tolerance) & self._exact
+        wanted = np.clip(instants[~untouched], times[0], times[-1])
+        made = iter(())
+        if len(wanted):
+            weights = blended_weights(times, windows, wanted, self._settings)
+            made = iter(self._space.combine(weights, path_weights("linear", times, wanted), self._items))
+        for index, passes in zip(nearest, untouched, strict=True):
+            self.made += 1
+            self.given += bool(passes)
+            yield self._space.frame(self._items[index]) if passes else next(made)

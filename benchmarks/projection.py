@@ -17,8 +17,6 @@ seen in the same process, so that the shares are of what the machine can do. The
 import argparse
 import json
 import math
-import os
-import platform
 import statistics
 import sys
 import time
@@ -27,6 +25,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from machine import machine
 
 from vlfm.flow import legs
 from vlfm.flow.legendre import LegendreBasis
@@ -220,26 +219,6 @@ def accuracy() -> dict:
             row[method] = float(f"{float((g @ h - u).square().mean().sqrt()):.3g}")
         table[f"N={frames}, s={order}"] = row
     return table
-
-
-def machine(device: torch.device) -> dict:
-    """What the numbers were measured on."""
-    model = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    described = {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load_before": os.getloadavg()[0],
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-    if device.type == "cuda":
-        described["gpu"] = torch.cuda.get_device_name(device)
-    return described
 
 
 if __name__ == "__main__":

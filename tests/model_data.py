@@ -6,20 +6,33 @@ from vlfm.artifacts import write_json
 from vlfm.coefficients.shards import ClipCoefficients, write_shard
 
 
-def write_shards(folder, config, clips=7, shards=2, channels=8, positions=8, fingerprint="f00d"):
-    """Random coefficients with falling orders; returns the tars and their moments."""
-    random = np.random.default_rng(0)
+def write_shards(
+    folder,
+    config,
+    clips=7,
+    shards=2,
+    channels=8,
+    positions=8,
+    fingerprint="f00d",
+    shape=None,
+    duration=0.5,
+    num_frames=12,
+    first_id=0,
+):
+    """Random coefficients with falling orders; returns the clips, the tars and their moments."""
+    random = np.random.default_rng(first_id)
     order = config.flow.order
+    shape = shape or (channels, positions, positions)
     made = [
         ClipCoefficients(
-            f"{index:016x}",
-            (random.standard_normal((channels, positions, positions, order)) / (1 + np.arange(order))).astype("f4"),
+            f"{first_id + index:016x}",
+            (random.standard_normal((*shape, order)) / (1 + np.arange(order))).astype("f4"),
             random.standard_normal((5, 6)).astype("f4"),
             np.arange(5) < 4,
             f"caption {index}",
-            np.arange(1, 13) / 24,
-            0.5,
-            12,
+            np.arange(1, num_frames + 1) * duration / num_frames,
+            duration,
+            num_frames,
         )
         for index in range(clips)
     ]
@@ -35,9 +48,9 @@ def write_shards(folder, config, clips=7, shards=2, channels=8, positions=8, fin
                 "clips": len(part),
                 "mean_square": np.mean([np.square(c.coefficients).mean((0, 1, 2)) for c in part], 0).tolist(),
                 "caption_mean_square": float(np.mean([np.square(c.tokens[c.mask]).mean() for c in part])),
-                "shape": [channels, positions, positions],
-                "duration": 0.5,
-                "num_frames": 12,
+                "shape": list(shape),
+                "duration": duration,
+                "num_frames": num_frames,
                 "caption_channels": 6,
                 "fingerprint": fingerprint,
             },

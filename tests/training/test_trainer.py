@@ -1,32 +1,57 @@
+import contextlib
 import csv
+import math
+import os
 import signal
-import subprocess
-import sys
+import threading
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import SMALL, make_config
+from tests.conftest import SMALL, make_config, merge
 from tests.model_data import write_shards
-from vlfm import config as configs
 from vlfm.artifacts import read_json
-from vlfm.checkpoints import load_state, save_state
-from vlfm.errors import VLFMError
-from vlfm.training.data import Batch, read_moments
-from vlfm.training.trainer import Trainer, new_model, newest_checkpoint, train
+from vlfm.checkpoints import Checkpoints, load_state, save_state
+from vlfm.errors import Stopped, VLFMError
+from vlfm.training import trainer as training
+from vlfm.training.data import read_moments
+from vlfm.training.loader import batches
+from vlfm.training.network import new_model
+from vlfm.training.throughput import best_product, flops_per_sample
+from vlfm.training.trainer import Trainer, new_optimizer, split_batch, train
 
 CPU = torch.device("cpu")
 
 
-def run(folder, config, data):
+def config_with(**change):
+    """The small configuration with some of its training keys changed."""
+    return make_config(**merge(SMALL, {"training": change}))
+
+
+def run(folder, config, data, **options):
     _, tars, moments = data
-    train(config, tars, moments, folder / "model", folder / "checkpoints", folder / "model" / "metrics.csv", CPU)
+    metrics = folder / "model" / "metrics.csv"
+    train(config, tars, moments, folder / "model", folder / "checkpoints", metrics, CPU, **options)
     return load_file(folder / "model" / "transformer" / "diffusion_pytorch_model.safetensors")
+
+
+def final_checkpoint(folder):
+    """The bytes of the newest checkpoint: weights, average, optimizer, counts."""
+    return max(folder.glob("checkpoints/*/step-*.safetensors")).read_bytes()
 
 
 def equal(one, two):
     return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+def made_trainer(config, data):
+    return Trainer(config, new_model(config, read_moments(data[2])), CPU)
+
+
+def one_batch(config, data, step=0):
+    _, tars, moments = data
+    return next(batches(tars, read_moments(moments), config.training.batch_size, config.seed, start=step))
 
 
 @pytest.fixture
@@ -36,55 +61,225 @@ def data(tmp_path, small_config):
 
 
 def test_learns_and_writes_what_it_should(tmp_path, data):
-    config = make_config(**SMALL)
-    config = config.model_copy(
-        update={"training": config.training.model_copy(update={"steps": 120, "learning_rate": 3e-3})}
-    )
-    run(tmp_path, config, data)
+    run(tmp_path, config_with(steps=120, learning_rate=3e-3), data)
     with (tmp_path / "model" / "metrics.csv").open() as file:
-        losses = [float(row["loss"]) for row in csv.DictReader(file)]
-    assert losses[-1] < 0.6 * losses[0]
-    assert read_json(tmp_path / "model" / "training.json")["steps"] == 120
+        rows = list(csv.DictReader(file))
+    assert float(rows[-1]["loss"]) < 0.6 * float(rows[0]["loss"])
+    assert [int(row["samples"]) for row in rows] == [4 * int(row["step"]) for row in rows]
+    about = read_json(tmp_path / "model" / "training.json")
+    assert about["steps"] == 120 and about["skipped"] == 0
+    assert list((tmp_path / "model" / "tensorboard").rglob("events*"))
 
 
-def test_killed_and_resumed_equals_straight(tmp_path, small_config, data, monkeypatch):
-    straight = run(tmp_path / "a", small_config, data)
-    steps = 0
-    step = Trainer.take_step
+class Interrupted(Exception):
+    """Stands for a power cut: nothing gets the chance to save."""
 
-    def fail_at_seven(self, batch):
-        nonlocal steps
-        steps += 1
-        if steps == 7:
-            raise KeyboardInterrupt
-        return step(self, batch)
 
-    monkeypatch.setattr(Trainer, "take_step", fail_at_seven)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "b", small_config, data)
-    resumed = run(tmp_path / "b", small_config, data)
-    assert steps == 7 + 12 - 4  # six done, one failed, then on from the checkpoint at four
-    assert equal(straight, resumed)
-    logs = [(tmp_path / name / "model" / "metrics.csv").read_text() for name in "ab"]
+@contextlib.contextmanager
+def failing_at(monkeypatch, step):
+    with monkeypatch.context() as patch:
+        backward = Trainer.backward
+
+        def fail(self, parts):
+            if self.step == step:
+                raise Interrupted
+            return backward(self, parts)
+
+        patch.setattr(Trainer, "backward", fail)
+        yield
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"ema": 0.9, "optimizer": "adamw", "accumulate": 2, "workers": 1},
+        {"ema": 0.9, "precision": "float16"},
+    ],
+)
+def test_killed_and_resumed_equals_straight(tmp_path, data, monkeypatch, settings):
+    config = config_with(checkpoint_every=11, **settings)
+    straight = run(tmp_path / "a", config, data)
+    often = config_with(checkpoint_every=4, **settings)
+    for step in (2, 7, 9):  # before the first checkpoint, after it, after the second
+        with failing_at(monkeypatch, step), pytest.raises(Interrupted):
+            run(tmp_path / "b", often, data)
+    assert equal(straight, run(tmp_path / "b", config, data))
+    assert final_checkpoint(tmp_path / "a") == final_checkpoint(tmp_path / "b")
+    logs = [(tmp_path / name / "model" / "metrics.csv").read_bytes() for name in "ab"]
     assert logs[0] == logs[1]
 
 
-@pytest.mark.slow
-def test_sigkill_and_resume(tmp_path, small_config, data):
-    straight = run(tmp_path / "a", small_config, data)
-    configs.save(small_config, tmp_path / "config.yaml")
-    (tmp_path / "plan.json").write_text('{"00000": {}, "00001": {}}')
-    command = [sys.executable, "-m", "vlfm.cli", "train", "--config", "config.yaml", "--plan", "plan.json"]
-    command += ["--coefficients", "data", "--output", "b/model", "--checkpoints", "b/checkpoints"]
-    command += ["--metrics", "b/model/metrics.csv", "--device", "cpu", "--threads", str(torch.get_num_threads())]
-    process = subprocess.Popen(command, cwd=tmp_path)
-    while newest_checkpoint(next((tmp_path / "b" / "checkpoints").glob("*"), tmp_path)) is None:
-        assert process.poll() is None
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    subprocess.run(command, cwd=tmp_path, check=True)
-    resumed = load_file(tmp_path / "b" / "model" / "transformer" / "diffusion_pytorch_model.safetensors")
-    assert equal(straight, resumed)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_saves_the_step_and_stops(tmp_path, data, monkeypatch, number):
+    config = config_with(checkpoint_every=100)
+    straight = run(tmp_path / "a", config, data)
+    backward = Trainer.backward
+
+    def asked_at_five(self, parts):
+        if self.step == 5:
+            os.kill(os.getpid(), number)
+        return backward(self, parts)
+
+    handlers = signal.getsignal(number)
+    with monkeypatch.context() as patch, pytest.raises(Stopped, match="step 6 is saved"):
+        patch.setattr(Trainer, "backward", asked_at_five)
+        run(tmp_path / "b", config, data)
+    assert signal.getsignal(number) is handlers
+    assert load_state(max(tmp_path.glob("b/checkpoints/*/step-*")))["step"] == 6
+    assert equal(straight, run(tmp_path / "b", config, data))
+
+
+def test_trains_outside_the_main_thread(tmp_path, data):
+    thread = threading.Thread(target=run, args=(tmp_path, config_with(steps=2), data))
+    thread.start()
+    thread.join()
+    assert (tmp_path / "model" / "training.json").exists()
+
+
+def test_how_a_run_is_done_does_not_name_it(tmp_path, data):
+    run(tmp_path, config_with(), data)
+    changed = config_with(accumulate=2, workers=1, keep=1, checkpoint_every=5, gradient_checkpointing=True, processes=1)
+    run(tmp_path, changed, data)
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+    run(tmp_path, config_with(learning_rate=1e-3), data)
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+def gradients(config, data):
+    trainer = made_trainer(config, data)
+    for parameter in trainer.model.parameters():
+        torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(parameter.numel()))
+    batch = one_batch(config, data)
+    trainer.backward(trainer.prepare([batch.part(positions) for positions in trainer.parts], 0))
+    return [parameter.grad for parameter in trainer.model.parameters()]
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_parts_of_a_batch_give_its_gradient(data, accumulate):
+    whole = gradients(config_with(precision="float32"), data)
+    parts = gradients(config_with(precision="float32", accumulate=accumulate), data)
+    assert max(grad.abs().max() for grad in whole) > 1e-3
+    for one, two in zip(whole, parts, strict=True):
+        assert torch.allclose(one, two, rtol=0, atol=1e-6 * max(1, one.abs().max()))
+
+
+def test_gradient_checkpointing_changes_nothing(data):
+    plain = gradients(config_with(precision="float32"), data)
+    saving = gradients(config_with(precision="float32", gradient_checkpointing=True), data)
+    for one, two in zip(plain, saving, strict=True):
+        assert torch.allclose(one, two, rtol=1e-5, atol=1e-7)
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    assert split_batch(8, 2, 2, 1) == [range(2, 4), range(6, 8)]
+    with pytest.raises(VLFMError, match=r"batch_size is 8, which 3 processes × training\.accumulate = 1"):
+        split_batch(8, 3, 1, 0)
+
+
+def test_grams_follows_its_paper(small_config):
+    """Cao et al., "Grams: Gradient Descent with Adaptive Momentum Scaling", Algorithm 1, written out."""
+    generator = torch.Generator().manual_seed(3)
+    layer = torch.nn.Linear(20, 30)
+    parameters = list(layer.parameters())
+    theta = [parameter.detach().clone().double() for parameter in parameters]
+    m = [torch.zeros_like(each) for each in theta]
+    v = [torch.zeros_like(each) for each in theta]
+    optimizer = new_optimizer(small_config, layer, CPU)
+    lr, beta1, beta2, epsilon = small_config.training.learning_rate, 0.9, 0.999, 1e-6
+    for step in range(1, 301):
+        for index, parameter in enumerate(parameters):
+            g = torch.randn(parameter.shape, generator=generator) + parameter.detach()
+            parameter.grad = g.clone()
+            m[index] = beta1 * m[index] + (1 - beta1) * g
+            v[index] = beta2 * v[index] + (1 - beta2) * g.double() ** 2
+            m_hat, v_hat = m[index] / (1 - beta1**step), v[index] / (1 - beta2**step)
+            theta[index] = theta[index] - lr * torch.sign(g) * (m_hat / (v_hat.sqrt() + epsilon)).abs()
+        before = [parameter.grad.clone() for parameter in parameters]
+        optimizer.step()
+        assert all(torch.equal(parameter.grad, kept) for parameter, kept in zip(parameters, before, strict=True))
+    for parameter, expected in zip(parameters, theta, strict=True):
+        assert (parameter.detach().double() - expected).abs().max() < 5e-6
+
+
+def test_the_averaged_weights_are_the_average(data):
+    config = config_with(ema=0.5)
+    trainer = made_trainer(config, data)
+    expected = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+    for step in range(6):
+        trainer.take_step(one_batch(config, data, step))
+        # It forgets the start: the decay is 0 at the first step, then (1 + k) / (10 + k) until that is the configured.
+        decay = min(0.5, (1 + step) / (10 + step)) if step else 0.0
+        for average, parameter in zip(expected, trainer.model.parameters(), strict=True):
+            average.mul_(decay).add_(parameter.detach(), alpha=1 - decay)
+    now = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+    with trainer.averaged() as model:
+        assert not model.training
+        for average, parameter in zip(expected, model.parameters(), strict=True):
+            assert torch.allclose(average, parameter, atol=1e-6)
+    assert all(torch.equal(one, two) for one, two in zip(now, trainer.model.parameters(), strict=True))
+    assert any(not torch.allclose(one, two, atol=1e-6) for one, two in zip(now, expected, strict=True))
+    assert trainer.model.training
+
+
+def test_the_saved_model_is_the_average(tmp_path, data):
+    averaged = run(tmp_path / "a", config_with(ema=0.9), data)
+    assert not equal(averaged, run(tmp_path / "b", config_with(), data))
+    state = load_state(max(tmp_path.glob("a/checkpoints/*/step-*")))
+    assert state["ema"]["decay"] == 0.9 and state["samples"] == 4 * state["step"]
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_names_the_clip(data):
+    config = config_with(ema=0.9)
+    trainer = made_trainer(config, data)
+    trainer.take_step(one_batch(config, data))
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    batch = one_batch(config, data, 1)
+    batch.coefficients[2, 0, 0, 0, 0] = math.inf
+    assert batch.not_finite() == [batch.clip_ids[2]]
+    trainer.take_step(batch)
+    assert equal(before, trainer.model.state_dict())
+    assert (trainer.step, trainer.skipped, trainer.in_a_row) == (2, 1, 1)
+    trainer.take_step(one_batch(config, data, 2))
+    assert (trainer.step, trainer.skipped, trainer.in_a_row) == (3, 1, 0)
+    assert not equal(before, trainer.model.state_dict())
+
+
+def test_float16_looks_for_its_scale_without_stopping(data):
+    trainer = made_trainer(config_with(precision="float16"), data)
+    trainer.scaler._init_scale = 2.0**40  # overflows for a while
+    steps = 0
+    while trainer.skipped == steps:
+        trainer.take_step(one_batch(trainer.config, data, steps))
+        steps += 1
+    assert 2 < trainer.skipped == steps - 1 and trainer.in_a_row == 0
+
+
+def test_a_preview_sees_the_average_and_disturbs_nothing(tmp_path, data):
+    seen = []
+
+    def preview(model, step):
+        seen.append((step, model.training, torch.is_grad_enabled(), torch.randn(1)))
+        if step == 8:
+            raise VLFMError("no ffmpeg")
+
+    config = config_with(preview_every=4, ema=0.9)
+    shown = run(tmp_path / "a", config, data, preview=preview)
+    assert [entry[:3] for entry in seen] == [(4, False, False), (8, False, False), (12, False, False)]
+    assert equal(shown, run(tmp_path / "b", config, data))
+
+
+def test_several_sizes_and_lengths_in_one_run(tmp_path):
+    config = make_config(
+        **merge(SMALL, {"clips": {"duration": [0.5, 1.0], "size": [[48, 48], [24, 48]]}, "training": {"steps": 16}})
+    )
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    first = write_shards(tmp_path / "a", config)
+    second = write_shards(tmp_path / "b", config, shape=(8, 4, 8), duration=1.0, num_frames=24, first_id=100)
+    data = [one + two for one, two in zip(first, second, strict=True)]
+    run(tmp_path, config, data)
+    assert read_json(tmp_path / "model" / "training.json")["clips"] == 14
 
 
 def test_scales_make_the_network_see_unit_latents(small_config, data):
@@ -95,34 +290,28 @@ def test_scales_make_the_network_see_unit_latents(small_config, data):
     assert torch.allclose(coefficients.square().mean((0, 1, 2, 3)).sqrt(), model.order_scale, rtol=1e-4)
 
 
-def test_a_new_network_predicts_the_mean_path_zero(small_config, data):
-    model = new_model(small_config, read_moments(data[2])).eval()
-    output = model(torch.randn(2, 8, 8, 8), torch.tensor([0.0, 0.2]), torch.randn(2, 5, 6), torch.ones(2, 5).bool())
-    assert output.shape == (2, 8, 8, 8, small_config.flow.order)
-    assert torch.equal(output, torch.zeros_like(output))
+def test_shards_of_another_order_than_the_configured_are_refused(data):
+    config = make_config(**merge(SMALL, {"flow": {"order": 3}}))
+    with pytest.raises(VLFMError, match=r"of order 4, flow\.order is 3"):
+        new_model(config, read_moments(data[2]))
 
 
-def test_masked_tokens_do_not_matter(small_config, data):
-    config = small_config
-    model = new_model(config, read_moments(data[2])).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
-    psi, times, tokens = torch.randn(2, 8, 8, 8), torch.zeros(2), torch.randn(2, 5, 6)
-    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 0]]).bool()
-    changed = tokens.clone()
-    changed[~mask] = 7.0
-    with torch.no_grad():
-        assert torch.allclose(model(psi, times, tokens, mask), model(psi, times, changed, mask), atol=1e-5)
-        changed[0, 0] = 7.0
-        assert not torch.allclose(model(psi, times, tokens, mask), model(psi, times, changed, mask), atol=1e-3)
+def test_operations_of_a_step_are_counted(small_config, data):
+    model = new_model(small_config, read_moments(data[2]))
+    tokens, width = 16, 128
+    per_block = 2 * width * (4 * width + 4 * width + 8 * width) * tokens  # attention, cross-attention, MLP
+    counted = flops_per_sample(model, one_batch(small_config, data)) / 3
+    assert per_block * 0.8 < counted < per_block * 2
+    assert all(parameter.device == CPU for parameter in model.parameters())
+    assert 1e8 < best_product(CPU, torch.float32) < 1e14
 
 
-def test_a_loss_that_is_not_finite_stops_with_a_message(small_config, data):
-    trainer = Trainer(small_config, new_model(small_config, read_moments(data[2])), CPU)
-    shape = (2, 8, 8, 8, small_config.flow.order)
-    batch = Batch(torch.full((4, *shape[1:]), torch.nan), torch.randn(4, 5, 6), torch.ones(4, 5).bool())
-    with pytest.raises(VLFMError, match="not finite at step 1"):
-        trainer.take_step(batch)
+def test_an_optimizer_of_each_name(small_config):
+    names = {
+        name: type(new_optimizer(config_with(optimizer=name), torch.nn.Linear(2, 2), CPU)).__name__
+        for name in ("grams", "adamw")
+    }
+    assert names == {"grams": "Grams", "adamw": "AdamW"}
 
 
 def test_checkpoints_hold_trees_of_any_kind(tmp_path):
@@ -133,7 +322,22 @@ def test_checkpoints_hold_trees_of_any_kind(tmp_path):
     assert torch.equal(again["a"], state["a"]) and torch.equal(again["state"][0]["m"], torch.ones(2))
 
 
-def test_a_damaged_checkpoint_is_told(tmp_path):
-    (tmp_path / "s.safetensors").write_bytes(b"no checkpoint")
-    with pytest.raises(VLFMError, match="no checkpoint, or a damaged one"):
-        load_state(tmp_path / "s.safetensors")
+def test_the_last_checkpoints_are_kept(tmp_path):
+    saved = Checkpoints(tmp_path, keep=2)
+    assert saved.newest() is None
+    for step in (3, 20, 100):
+        saved.save(step, {"step": step})
+    assert saved.paths() == [saved.path(20), saved.path(100)] and saved.newest() == {"step": 100}
+
+
+def test_the_log_drops_rows_past_the_step_it_goes_on_from(tmp_path):
+    for step in (0, 20):
+        log = training.MetricsLog(tmp_path / "m.csv", step, tmp_path / "events")
+        log.write(step + 10, 40, 0.5, 1.0, 1e-3, 0)
+        log.write(step + 20, 80, 0.4, 1.0, 1e-3, 1, samples_per_second=3.0)
+        log.write(step + 30, 80, 0.3, 1.0, 1e-3, 1)
+        log.close()
+    with (tmp_path / "m.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["10", "20", "30", "40", "50"]
+    assert rows[1]["skipped"] == "1"

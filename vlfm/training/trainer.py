@@ -148,11 +148,10 @@ class Trainer:
         for index, (batch, draw) in enumerate(parts):
             last = index == len(parts) - 1
             # Gradients are exchanged with the last part's, once.
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.network):
-                with (
-                    attention_kernel(self.device),
-                    torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32),
-                ):
+            exchange = contextlib.nullcontext() if last else self.accelerator.no_sync(self.network)
+            # The kernel holds backwards too: gradient checkpointing runs the blocks again.
+            with exchange, attention_kernel(self.device):
+                with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                     loss = self.objective(self.network, batch, draw, self.model.latent_scale).sum() / share
                 self.scaler.scale(loss).backward()
             total += loss.detach()

@@ -224,8 +224,9 @@ def _save(file: Path, tensors: dict[str, torch.Tensor]) -> None:
 
 
 def _load(file: Path) -> dict[str, torch.Tensor]:
+    # Not mapped into memory: some network file systems keep a removed file, and its folder, while it is.
     try:
-        return safetensors.torch.load_file(file)
+        return safetensors.torch.load(file.read_bytes())
     except safetensors.SafetensorError as error:
         raise VLFMError(f"{file} is damaged ({error}); remove it and run the rule again") from error
 

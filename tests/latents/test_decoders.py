@@ -113,9 +113,19 @@ def test_generation_matches_diffusers_pipeline(tmp_path, frames, prediction):
     assert (ours - (2 * pictures - 1)).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_refinement_closes_the_round_trip(tmp_path, frames, prediction):
+@pytest.mark.parametrize(
+    ("prediction", "more"),
+    [
+        ("epsilon", {}),
+        ("v_prediction", {}),
+        # Stable Diffusion 2's fine-tunes that begin in pure noise.
+        ("v_prediction", {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}),
+    ],
+)
+def test_refinement_closes_the_round_trip(tmp_path, frames, prediction, more):
     folder = tiny_models.stable_diffusion(tmp_path, prediction)
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({**read_json(path), **more}))
     errors = []
     for refine in (0, 1, 3, 8):
         decoder = StableDiffusionDecoder.from_folder(folder, steps=5, refine=refine)

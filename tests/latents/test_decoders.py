@@ -309,6 +309,11 @@ def test_many_frames_go_through_in_parts(tmp_path, monkeypatch):
 def test_what_is_no_autoencoder_is_refused(tmp_path, stable_diffusion):
     with pytest.raises(VLFMError, match="no autoencoder, neither there nor in a subfolder vae"):
         locate_autoencoder(str(stable_diffusion / "scheduler"))
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "config.json").write_text("{}")
+    (tmp_path / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(VLFMError, match=r"weights only as diffusion_pytorch_model\.bin"):
+        locate_autoencoder(str(tmp_path))
     with pytest.raises(VLFMError, match="holds a UNet2DConditionModel; the autoencoders that can be used are"):
         LatentAutoencoder.from_folder(stable_diffusion / "unet")
 
@@ -497,6 +502,30 @@ def test_through_the_stages(tmp_path, name, make, text, prompt):
         assert clip.latents.shape == (6, 4, 8, 8) and 0 < clip.round_trip < 60
         assert decoder.generate(torch.from_numpy(clip.latents), [clip.caption] * 6).shape == (6, 3, 64, 64)
     assert store.fingerprint == latents_fingerprint(config, tmp_path / "decoder")
+
+
+@pytest.mark.parametrize(
+    ("precision", "network", "autoencoder"),
+    [("float32", torch.float32, torch.float32), ("bfloat16", torch.bfloat16, torch.bfloat16)],
+)
+def test_precision_and_the_other_settings_reach_the_decoder(
+    stable_diffusion, tmp_path, precision, network, autoencoder
+):
+    asked = {"precision": precision, "steps": 7, "refine": 2, "prompt": "caption", "batch_size": 5}
+    config = config_for("stable-diffusion", stable_diffusion, inversion=asked)
+    prepare_decoder(config, [], tmp_path, CPU)
+    decoder = load_decoder(config, tmp_path, CPU)
+    assert decoder.network.dtype == network and decoder.autoencoder.network.dtype == autoencoder
+    assert (decoder.steps, decoder.refine, decoder.captioned, decoder.batch_size) == (7, 2, True, 5)
+
+
+def test_the_autoencoder_stays_exact_where_the_network_is_rounded(stable_diffusion, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    config = config_for("stable-diffusion", stable_diffusion, inversion={"precision": "auto", "batch_size": "auto"})
+    prepare_decoder(config, [], tmp_path, CPU)
+    decoder = load_decoder(config, tmp_path, CPU)
+    assert decoder.network.dtype == torch.bfloat16 and decoder.autoencoder.network.dtype == torch.float32
+    assert decoder.batch_size is None
 
 
 def identity(config, output):

@@ -101,15 +101,17 @@ def locate_autoencoder(model: str, key: str = "decoder.model") -> Path:
     Raises:
         VLFMError: if there is neither, and none could be fetched.
     """
+    reasons: dict[str, VLFMError] = {}
     for online in (False, True):
         for part in ("vae", ""):
             try:
                 return locate(model, {part}, key, online) / part
             except VLFMError as error:
-                reason = error
+                reasons[part] = error
         if Path(model).expanduser().exists():
             break
-    raise VLFMError(f"no autoencoder, neither there nor in a subfolder vae. {reason}")
+    nested = (Path(model).expanduser() / "vae").is_dir()
+    raise VLFMError(f"no autoencoder, neither there nor in a subfolder vae: {reasons['vae' if nested else '']}")
 
 
 class AutoencoderDecoder(VisualDecoder):

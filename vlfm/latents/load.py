@@ -49,9 +49,8 @@ def open_decoder(
         parts: of the model that are used.
     """
     dtype = network_dtype(config.inversion.precision, device)
-    # An autoencoder's errors are in every frame, and on a CPU its share of the time is small.
-    exact = torch.device(device).type == "cpu" and config.inversion.precision != "bfloat16"
-    vae_dtype = torch.float32 if exact else dtype
+    # What an autoencoder loses is lost in every frame, and its share of the time is small.
+    vae_dtype = torch.bfloat16 if config.inversion.precision == "bfloat16" else torch.float32
     options = {
         "steps": config.inversion.steps,
         "refine": config.inversion.refine,

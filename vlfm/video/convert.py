@@ -14,7 +14,7 @@ from vlfm.errors import VLFMError
 from vlfm.flow.tails import TAILS
 from vlfm.video.cuts import CutDetector
 from vlfm.video.resample import PathSettings, Resampler
-from vlfm.video.source import Source, open_source, sound_frames
+from vlfm.video.source import Source, check_whole, open_source, sound_frames
 from vlfm.video.spaces import open_space
 from vlfm.video.writer import check_output, video_writer
 
@@ -140,6 +140,8 @@ def _convert(
     what: str,
     extension: tuple[float, str] | None,
 ) -> None:
+    if not options.keep_damaged:
+        check_whole(source)
     space = open_space(options.decoder, source, options.detail, options.quality, options.seed, device)
     resampler = Resampler(space, rate, source.rate, options.path)
     total = None

@@ -10,11 +10,12 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 
-from vlfm.clips.media import FFmpegFrames, Media, probe
+from vlfm.clips.media import DAMAGE, FFmpegFrames, Media, probe, said
 from vlfm.clips.sources import find, is_url
 from vlfm.errors import VLFMError
 
 TIMEOUT = 60.0  # seconds for the first frame of a file
+REMEDY = "replace the file, or go on with what can be decoded of it with --keep-damaged"
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,22 @@ def open_source(source: str | Path, timeout: float = TIMEOUT) -> Source:
     )
 
 
+def check_whole(source: Source) -> None:
+    """Read a file through once without decoding it, so that one that was cut short fails now, not hours later.
+
+    Raises:
+        VLFMError: with what is missing.
+    """
+    command = [
+        *(imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-v", "error", "-protocol_whitelist", "file,pipe"),
+        *("-i", f"file:{source.file}", "-map", "0:V:0", "-c", "copy", "-f", "null", "-"),
+    ]
+    done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL)
+    for line in done.stderr.decode(errors="replace").splitlines():
+        if "ended prematurely" in line or DAMAGE.search(line):
+            raise VLFMError(f"{source.file} is damaged or cut short ({said(line)}); {REMEDY}")
+
+
 def sound_frames(source: Source, keep_damaged: bool = False) -> Iterator[tuple[float, np.ndarray]]:
     """The frames of a source, none of them damaged unless asked for.
 
@@ -99,7 +116,4 @@ def sound_frames(source: Source, keep_damaged: bool = False) -> Iterator[tuple[f
 
 
 def _damaged(source: Source, complaint: str, shown: float) -> VLFMError:
-    return VLFMError(
-        f"{source.file} is damaged at about {shown:.1f} s ({complaint}); replace the file, or go on with what can be "
-        "decoded of it with --keep-damaged"
-    )
+    return VLFMError(f"{source.file} is damaged at about {shown:.1f} s ({complaint}); {REMEDY}")

@@ -121,7 +121,7 @@ def _evaluate_clip(
     duration = example.latents.duration
     rates = {fps: rate_times(fps, duration) for fps in config.evaluation.fps}
     # The true times for the scores, every rate's instants for the videos: one evaluation, one decoding.
-    instants = np.unique(np.concatenate([times, *rates.values()]).round(9))
+    instants = np.unique(_rounded(np.concatenate([times, *rates.values()]), duration))
     network = model.latents(
         torch.from_numpy(example.latents.tokens)[None],
         torch.from_numpy(example.latents.mask)[None],
@@ -149,7 +149,7 @@ def _evaluate_clip(
         "decoder": decoder.decode(decoder.encode(truth)).cpu(),
         "inversion": generated[:count],
         "projection": generated[count:],
-        "network": rendered[[at[time] for time in times.round(9)]],
+        "network": rendered[[at[time] for time in _rounded(times, duration)]],
     }
     scores = {
         stage: {name: metric(frames[stage], truth).numpy() for name, metric in METRICS.items()} for stage in STAGES
@@ -170,7 +170,7 @@ def _evaluate_clip(
     names = {}
     for fps, instants_of_rate in rates.items():
         names[f"{fps:g}"] = f"{clip_id}_{fps:g}fps.mp4"
-        chosen = [at[instant] for instant in instants_of_rate.round(9)]
+        chosen = [at[instant] for instant in _rounded(instants_of_rate, duration)]
         write_mp4(folder / names[f"{fps:g}"], to_uint8(rendered[chosen]), fps)
     names["true"] = f"{clip_id}_true.mp4"
     write_mp4(folder / names["true"], example.clip.frames, config.clips.fps)
@@ -179,3 +179,8 @@ def _evaluate_clip(
     write_png(folder / sheet, contact_sheet(pictures, times, example.clip.caption))
     entry = {"clip_id": clip_id, "caption": example.clip.caption, "sheet": sheet, "videos": names}
     return {"rows": rows, "entry": entry}
+
+
+def _rounded(times: np.ndarray, duration: float) -> np.ndarray:
+    """Instants that are meant to be the same, the same; none after the end, where rounding puts that of 1/6 s."""
+    return np.minimum(times.round(9), duration)

@@ -1,15 +1,36 @@
 """Null-text optimisation, against predictors whose optimum is known and on a small real U-Net."""
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import make_config
+from tests import tiny_models
+from tests.conftest import SMALL, make_config, merge
+from tests.latents_data import movie, tree, write_clips, write_decoder
+from vlfm.clips.shards import read_clips
+from vlfm.coefficients.project import project_shard
+from vlfm.coefficients.shards import read_shard
 from vlfm.errors import VLFMError
+from vlfm.evaluation.evaluate import Example, _evaluate_clip
 from vlfm.latents import inversion, null_text
-from vlfm.latents.embedded import new_scheduler
+from vlfm.latents.autoencoder import AutoencoderDecoder, LatentAutoencoder
+from vlfm.latents.embedded import EmbeddedDecoder, new_scheduler
+from vlfm.latents.frames import psnr, to_tensor
+from vlfm.latents.invert import invert_shard
+from vlfm.latents.load import load_decoder
+from vlfm.latents.prepare import prepare_decoder
+from vlfm.latents.rectified_flow import RectifiedFlowDecoder
+from vlfm.latents.stable_diffusion import StableDiffusionDecoder
+from vlfm.latents.store import LatentStore
+from vlfm.model.flow_model import FlowModel
+from vlfm.model.transformer import VLFMTransformer
+
+CPU = torch.device("cpu")
 
 STEPS = 5
 
@@ -76,7 +97,7 @@ def test_frames_that_share_an_embedding_get_the_mean_of_their_optima():
         torch.zeros(1, 4),
         new_scheduler(),
         guidance,
-        iterations=1500,
+        iterations=500,
         learning_rate=0.05,
         tolerance=0,
         slack=0,
@@ -148,53 +169,166 @@ def test_out_of_memory_halves_the_frames_of_a_pass(trajectory):
         null_text.optimise(starving, *arguments)
 
 
+# --------------------------------------------------------------------------------- stable diffusion
+
+CAPTION = "a cat"
+
+
+def load_tiny(folder, **settings):
+    """A real U-Net that heeds captions, which one fresh from its initialiser hardly does."""
+    decoder = StableDiffusionDecoder.from_folder(folder, steps=STEPS, refine=4, captioned=True, **settings)
+    for name, parameter in decoder.network.named_parameters():
+        if name.endswith("attn2.to_out.0.weight"):
+            parameter.data *= 20
+    return decoder
+
+
 @pytest.fixture(scope="module")
-def unet():
-    torch.manual_seed(0)
-    network = UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(32, 64),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        layers_per_block=1,
-        cross_attention_dim=16,
-        attention_head_dim=8,
-        norm_num_groups=8,
-    ).eval()
-    with torch.no_grad():
-        # Fresh from its initialiser it hardly looks at the caption, and is no contraction.
-        for name, parameter in network.named_parameters():
-            if "attn2.to_out" in name or "attn2.to_v" in name:
-                parameter *= 4
-        network.conv_out.weight *= 0.2
-    return network
+def folder(tmp_path_factory):
+    return tiny_models.stable_diffusion(tmp_path_factory.mktemp("sd"))
 
 
-def test_on_a_u_net_the_guided_round_trip_closes(unet):
-    def predict(state, timestep, embeddings):
-        return unet(state, timestep, encoder_hidden_states=embeddings.expand(len(state), -1, -1)).sample
+@pytest.fixture(scope="module")
+def frames():
+    return to_tensor(movie(0, frames=3, height=64, width=64))
 
-    generator = torch.Generator().manual_seed(1)
-    latents = torch.randn(3, 4, 8, 8, generator=generator)
-    caption, empty = torch.randn(2, 6, 16, generator=generator)
-    scheduler = new_scheduler()
 
-    def at_one(state, timestep):
-        return predict(state, timestep, caption[None])
+def test_a_guided_round_trip_closes(folder, frames):
+    decoder = load_tiny(folder, guidance=3.0, null_text=12)
+    latents, null = decoder.invert_guided(frames, CAPTION, batch_size=32)
+    captions = [CAPTION] * len(frames)
+    assert torch.equal(latents, decoder.invert(frames, captions))
+    assert null.shape == (STEPS, 77, tiny_models.WIDTH) and null.dtype == torch.float32 and not null.requires_grad
+    direct = decoder.decode(decoder.encode(frames))
+    at_one = error(decoder.generate(latents, captions), direct)
+    empty = decoder.embed([""]).expand(STEPS, -1, -1)
+    without = error(decoder.generate(latents, captions, empty), direct)
+    optimised = error(decoder.generate(latents, captions, null), direct)
+    assert at_one < 1e-6 and optimised < without / 10
+    # As it is stored.
+    assert error(decoder.generate(latents, captions, null.half()), direct) < without / 10
+    assert all(parameter.grad is None for parameter in decoder.network.parameters())
 
-    pivots = list(inversion.trajectory(at_one, latents, scheduler, STEPS, refine=4))
-    null = null_text.optimise(
-        predict, pivots, caption, empty, scheduler, 3.0, 60, learning_rate=0.05, tolerance=0, slack=0
+
+def test_no_iterations_are_plain_guidance(folder, frames):
+    decoder = load_tiny(folder, guidance=3.0)
+    _, null = decoder.invert_guided(frames, CAPTION)
+    assert torch.equal(null, decoder.embed([""]).expand(STEPS, -1, -1))
+
+
+def test_frames_are_generated_in_batches_or_one_by_one(folder, frames):
+    decoder = load_tiny(folder, guidance=2.0, null_text=1)
+    latents, null = decoder.invert_guided(frames, CAPTION)
+    whole = decoder.generate(latents, [CAPTION] * 3, null)
+    decoder.batch_size = 2
+    assert torch.allclose(decoder.generate(latents, [CAPTION] * 3, null), whole, atol=1e-4)
+    parted, again = decoder.invert_guided(frames, CAPTION)
+    assert torch.allclose(parted, latents, atol=1e-4) and torch.allclose(again, null, atol=1e-2)
+
+
+def test_null_text_of_other_steps_is_refused(folder):
+    decoder = load_tiny(folder, guidance=2.0)
+    with pytest.raises(VLFMError, match=r"of 4 steps, inversion\.steps is 5"):
+        decoder.generate(torch.zeros(1, 4, 8, 8), [CAPTION], torch.zeros(4, 77, tiny_models.WIDTH))
+
+
+def test_decoders_without_guidance_refuse_null_text(tmp_path):
+    vae = tiny_models.autoencoder_kl(tmp_path / "vae")
+    decoders = (
+        AutoencoderDecoder(LatentAutoencoder.from_folder(vae)),
+        RectifiedFlowDecoder.from_folder(tiny_models.rectified_flow(tmp_path / "sd3"), steps=2),
+        EmbeddedDecoder.from_pretrained(write_decoder(tmp_path / "embedded"), steps=2),
     )
-    plain = error(inversion.generate(at_one, pivots[-1], scheduler, STEPS), latents)
-    without = error(walk(predict, pivots, caption, empty.expand_as(null), 3.0), latents)
-    optimised = error(walk(predict, pivots, caption, null, 3.0), latents)
-    print(plain, without, optimised)
-    assert optimised < 0.05 * without
-    assert all(parameter.grad is None for parameter in unet.parameters())
-    assert caption.grad is None and empty.grad is None and not null.requires_grad
+    for decoder in decoders:
+        with pytest.raises(VLFMError, match="takes no guidance and so no null text"):
+            decoder.generate(torch.zeros(1, 4, 8, 8), [CAPTION], torch.zeros(2, 77, 16))
+
+
+@pytest.fixture(scope="module")
+def run(folder, tmp_path_factory):
+    """A configuration with null text, and the first stages of its run."""
+    results = tmp_path_factory.mktemp("results")
+    change = {
+        "clips": {"size": 64, "duration": 4 / 24},
+        "decoder": {"name": "stable-diffusion", "model": str(folder)},
+        "inversion": {"steps": 2, "batch_size": 4, "prompt": "caption", "guidance": 2.0, "null_text": 1},
+        "evaluation": {"fps": [24]},
+    }
+    config = make_config(**merge(SMALL, change))
+    write_clips(results / "clips" / "00000.tar", 2, frames=4, height=64, width=64)
+    prepare_decoder(config, [], results / "decoder", CPU)
+    return config, results
+
+
+def invert_run(config, results, output):
+    invert_shard(
+        config, results / "clips" / "00000.tar", results / "decoder", output, output.with_suffix(".ledger"), CPU
+    )
+
+
+def test_the_store_keeps_null_text_and_a_killed_job_ends_with_the_same_bytes(run, tmp_path, monkeypatch):
+    config, results = run
+    invert_run(config, results, tmp_path / "whole" / "s.zarr")
+    store = LatentStore(tmp_path / "whole" / "s.zarr")
+    first, second = store
+    assert first.null_text.shape == (2, 77, tiny_models.WIDTH) and first.null_text.dtype == np.float32
+    assert not np.array_equal(first.null_text, second.null_text)
+    decoder = load_decoder(config, results / "decoder", CPU)
+    frames = decoder.generate(torch.from_numpy(first.latents), [first.caption] * 4, torch.from_numpy(first.null_text))
+    truth = to_tensor(movie(0, frames=4, height=64, width=64))
+    assert psnr(frames, truth).mean().item() == pytest.approx(first.round_trip, abs=1e-3)
+
+    class Killed(BaseException):
+        pass
+
+    guided, count = StableDiffusionDecoder.invert_guided, itertools.count()
+
+    def dies_at_the_second(self, *arguments):
+        if next(count) == 1:
+            raise Killed
+        return guided(self, *arguments)
+
+    monkeypatch.setattr(StableDiffusionDecoder, "invert_guided", dies_at_the_second)
+    with pytest.raises(Killed):
+        invert_run(config, results, tmp_path / "again" / "s.zarr")
+    invert_run(config, results, tmp_path / "again" / "s.zarr")
+    assert next(count) == 3
+    assert tree(tmp_path / "again" / "s.zarr") == tree(tmp_path / "whole" / "s.zarr")
+
+
+def test_stores_without_guidance_have_no_null_text(run, tmp_path):
+    config, results = run
+    plain = make_config(**merge(config.model_dump(), {"inversion": {"guidance": 1.0, "null_text": 0}}))
+    invert_run(plain, results, tmp_path / "s.zarr")
+    assert [clip.null_text for clip in LatentStore(tmp_path / "s.zarr")] == [None, None]
+
+
+def test_evaluation_generates_with_null_text_what_was_inverted_with_it(run, tmp_path, monkeypatch):
+    config, results = run
+    latents = tmp_path / "s.zarr"
+    invert_run(config, results, latents)
+    project_shard(config, latents, tmp_path / "c.tar", tmp_path / "c.json", tmp_path / "ledger")
+    network = VLFMTransformer(
+        channels=4, positions=8, order=4, durations=(4 / 24,), layers=1, heads=2, head_dim=32, caption_channels=384
+    )
+    model = FlowModel.of(config, network.eval().requires_grad_(False))
+    decoder = load_decoder(config, results / "decoder", CPU)
+    calls = []
+    generate = decoder.generate
+
+    def told(points, captions=None, null_text=None):
+        calls.append((len(points), captions, null_text))
+        return generate(points, captions, null_text)
+
+    monkeypatch.setattr(decoder, "generate", told)
+    clip = next(read_clips(results / "clips" / "00000.tar"))
+    stored, coefficients = next(iter(LatentStore(latents))), next(read_shard(tmp_path / "c.tar"))
+    record = _evaluate_clip(config, Example(clip, stored, coefficients), model, decoder, tmp_path)
+    (given, captions, null_text), (count, seen, none) = calls
+    assert given == 8 and captions == [clip.caption] * 8 and np.array_equal(null_text, stored.null_text)
+    assert count >= 4 and seen == [clip.caption] * count and none is None
+    scores = {row["stage"]: row["psnr"] for row in record["rows"]}
+    assert scores["inversion"] == pytest.approx(stored.round_trip, abs=1e-3)
 
 
 @pytest.mark.parametrize("name", ["embedded", "autoencoder", "rectified-flow"])

@@ -83,11 +83,6 @@ class Clips(Section):
             return tuple((height, width) for height, width in self.size)
         return ((self.size, self.size),)
 
-    @property
-    def num_frames(self) -> int:
-        """N of the longest clips."""
-        return self.num_frames_of(self.longest)
-
     def num_frames_of(self, duration: float) -> int:
         """N, the frames of a clip of `duration` seconds."""
         return round(self.fps * duration)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from vlfm.artifacts import read_ledger, read_manifest
 from vlfm.clips import sources
 from vlfm.clips.index import build_index
 from vlfm.clips.sources import find, name_source, package_file
@@ -156,6 +157,18 @@ def test_indexing_one_window_downloads_nothing_and_decoding_once(server, video, 
     clips, rows = decode(url, [0.0, 1.0])
     assert len(clips) == 2 and len(server.asked) == 1
     assert {row.source for row in rows} == {url}
+
+
+def test_with_several_sizes_a_remote_source_is_downloaded_once_to_be_seen(server, video, settings, tmp_path):
+    server.files["/wide.mp4"] = video("bigbuckbunny").read_bytes()
+    rows = [f"{server.url}/wide.mp4,{start},{start + 0.5},a" for start in range(3)]
+    (tmp_path / "c.csv").write_text("\n".join(["source,start,end,caption", *rows, f"{server.url}/no.mp4,0,0.5,b"]))
+    names = [tmp_path / name for name in ("manifest.parquet", "ledger.parquet", "shards.json")]
+    build_index(settings(index=str(tmp_path / "c.csv"), size=[[96, 96], [72, 132]]), *names)
+    assert {(clip.height, clip.width) for clip in read_manifest(names[0])} == {(72, 132)}
+    assert [path for path, _ in server.asked] == ["/wide.mp4", "/no.mp4"]
+    (bad,) = [row for row in read_ledger(names[1]) if row.status == "bad"]
+    assert bad.row == 5 and "no.mp4" in bad.reason
 
 
 def test_packages_are_found_without_importing_them():

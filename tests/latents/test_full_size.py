@@ -79,7 +79,8 @@ SCHEDULER = {
 
 def test_the_preset_is_valid_and_changes_what_it_names():
     config = make_config(**PRESET)
-    assert config.clips.num_frames == 48 and config.decoder.model == "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    assert config.clips.num_frames_of(config.clips.longest) == 48
+    assert config.decoder.model == "stable-diffusion-v1-5/stable-diffusion-v1-5"
     config.check_model((4, 64, 64))
     default = make_config()
     assert config.model.head_dim * config.model.heads == 1152 and config.evaluation.solver == default.evaluation.solver

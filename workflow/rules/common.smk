@@ -24,7 +24,7 @@ def settings(*sections):
 
 
 def plan(wildcards):
-    """The frozen shard plan: {shard: {"clips": …, "digest": …, "duration": …, …}}. Reading it makes the DAG wait for the index."""
+    """The frozen shard plan: {shard: {"clips": …, "digest": …, …}}. Reading it makes the DAG wait for the index."""
     with checkpoints.index.get().output.plan.open() as file:
         return json.load(file)
 

@@ -1,7 +1,7 @@
 """Frames inverted a second: the batched engine against a plain loop over diffusers' `DDIMInverseScheduler`.
 
-    python benchmarks/inversion.py [--results results | --model FOLDER] [--device cpu|cuda] [--precision float32|bfloat16]
-                                   [--frames 96] [--batch auto] [--steps 50] [--size 512] [--compile] [--out FILE.json]
+    python benchmarks/inversion.py [--results results | --model FOLDER] [--device cpu|cuda] [--steps 50]
+                                   [--precision float32|bfloat16] [--frames 96] [--batch auto] [--compile] [--size 512]
 
 The decoder is the embedded one of a finished run, or a Stable Diffusion folder. All run in one process, on the same
 frames, without refinement, in the same precision and with the same number of steps, encoding included:

@@ -120,8 +120,6 @@ def test_killed_in_any_stage_it_ends_with_the_same_files(finished, tmp_path, rul
     shutil.rmtree(tmp_path / "results")
 
 
-
-
 def write_csv(path, rows):
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([("source", "start", "end", "caption"), *rows])
@@ -149,3 +147,11 @@ def test_a_longer_csv_decodes_only_what_is_new_and_bad_rows_stop_nothing(tmp_pat
     assert (results / "00001.tar").exists()
     assert (results / "00000.tar").stat().st_mtime_ns == first
     assert [clip.caption for clip in read_manifest(results / "manifest.parquet")] == ["one", "two", "three"]
+
+
+def test_a_decoder_that_is_found_waits_for_no_clips(tmp_path):
+    snakemake(tmp_path, "--", "results/clips/shards.json")
+    found = "decoder={name: autoencoder, model: somewhere}"
+    plan = snakemake(tmp_path, "--dry-run", "results/decoder/decoder.json", "--config", found).stdout
+    assert "prepare_decoder" in plan and "decode " not in plan
+    assert "decode " in snakemake(tmp_path, "--dry-run", "results/decoder/decoder.json").stdout

@@ -1,0 +1,203 @@
+"""Several processes that train together, over gloo, started as a user starts them."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.conftest import SMALL, make_config, merge
+from tests.model_data import write_shards
+from vlfm import config as configs
+from vlfm.checkpoints import load_state
+
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "vlfm.cli"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Shards, their plan and a configuration in a folder."""
+    config = make_config(
+        **merge(SMALL, {"training": {"ema": 0.9, "precision": "float32", "checkpoint_every": 3, "workers": 1}})
+    )
+    (tmp_path / "data").mkdir()
+    write_shards(tmp_path / "data", config)
+    configs.save(config, tmp_path / "config.yaml")
+    (tmp_path / "plan.json").write_text('{"00000": {}, "00001": {}}')
+    return tmp_path
+
+
+def command(name, *options, launcher=("-m", "vlfm.cli")):
+    arguments = [*launcher, "train", "--config", "config.yaml", "--plan", "plan.json", "--coefficients", "data"]
+    arguments += ["--output", f"{name}/model", "--checkpoints", f"{name}/checkpoints", "--device", "cpu"]
+    arguments += ["--metrics", f"{name}/model/metrics.csv", "--threads", "2", *options]
+    return [sys.executable, *arguments]
+
+
+def start(folder, name, *options, **more):
+    return subprocess.Popen(
+        command(name, *options, **more),
+        cwd=folder,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(folder, name, *options, **more):
+    process = start(folder, name, *options, **more)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    return output
+
+
+def change(folder, **settings):
+    """Change keys of `training` in the folder's configuration."""
+    config = configs.load(folder / "config.yaml")
+    changed = config.training.model_copy(update=settings)
+    configs.save(config.model_copy(update={"training": changed}), folder / "config.yaml")
+
+
+def results(folder, name):
+    """Everything a run left that must be the same: its last checkpoint, its model, its log."""
+    run = folder / name
+    return [
+        max(run.glob("checkpoints/*/step-*.safetensors")).read_bytes(),
+        (run / "model" / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes(),
+        (run / "model" / "metrics.csv").read_bytes(),
+    ]
+
+
+def until(process, condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None and time.monotonic() < end, process.stdout.read()
+        time.sleep(0.02)
+
+
+def has_checkpoint(folder, name):
+    return lambda: list((folder / name).glob("checkpoints/*/step-*.safetensors"))
+
+
+def weights(folder, name):
+    return load_state(max((folder / name).glob("checkpoints/*/step-*.safetensors")))["model"]
+
+
+@pytest.mark.slow
+def test_two_processes_and_parts_of_a_batch_train_as_one_process_does(folder):
+    change(folder, steps=4, optimizer="adamw")
+    finish(folder, "one")
+    finish(folder, "two", "--processes", "2")
+    change(folder, accumulate=2)
+    finish(folder, "both", "--processes", "2")
+    one = weights(folder, "one")
+    for name in ("two", "both"):
+        for key, value in weights(folder, name).items():
+            assert torch.allclose(value, one[key], rtol=1e-4, atol=1e-5), key
+
+
+GRADIENTS = """
+import sys, torch
+from pathlib import Path
+from safetensors.torch import save_file
+from vlfm import config as configs
+from vlfm.training.data import read_moments
+from vlfm.training.loader import batches
+from vlfm.training.network import new_model
+from vlfm.training.trainer import Trainer
+
+torch.set_num_threads(1)
+config = configs.load("config.yaml")
+files = sorted(Path("data").glob("*.json"))
+moments = read_moments(files)
+trainer = Trainer(config, new_model(config, moments), torch.device("cpu"))
+for parameter in trainer.model.parameters():
+    torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(parameter.numel()))
+source = batches(
+    [file.with_suffix(".tar") for file in files], moments, config.training.batch_size, 0, parts=trainer.parts
+)
+trainer.backward(trainer.prepare([next(source) for _ in trainer.parts], 0))
+if trainer.rank == 0:
+    save_file({name: p.grad.contiguous() for name, p in trainer.model.named_parameters()}, sys.argv[1])
+trainer.accelerator.end_training()
+"""
+
+
+@pytest.mark.slow
+def test_gradients_of_two_processes_are_those_of_one(folder):
+    (folder / "gradients.py").write_text(GRADIENTS)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for launcher, name, accumulate in (([], "one", 1), (torchrun, "two", 1), (torchrun, "both", 2), ([], "parts", 2)):
+        change(folder, accumulate=accumulate)
+        subprocess.run([sys.executable, *launcher, "gradients.py", name], cwd=folder, env=ENVIRONMENT, check=True)
+    one = load_file(folder / "one")
+    assert max(gradient.abs().max() for gradient in one.values()) > 1e-3
+    for name in ("two", "both", "parts"):
+        for key, gradient in load_file(folder / name).items():
+            assert torch.allclose(gradient, one[key], rtol=0, atol=1e-6 * max(1, one[key].abs().max())), (name, key)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_at_any_moment_and_resumed_equals_straight(folder, processes, seed):
+    change(folder, steps=40)
+    options = ("--processes", str(processes))
+    finish(folder, "a", *options)
+    moment = random.Random(seed)
+    for _ in range(2):
+        process = start(folder, "b", *options)
+        until(process, has_checkpoint(folder, "b"))
+        time.sleep(moment.uniform(0, 1.5))
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        process.kill()
+        process.wait()
+        _, alive = psutil.wait_procs(family[1:], timeout=15)
+        assert not alive  # trainers and readers die with the parent
+    finish(folder, "b", *options)
+    assert results(folder, "a") == results(folder, "b")
+
+
+@pytest.mark.slow
+def test_torchrun_does_what_processes_does(folder):
+    finish(folder, "a", "--processes", "2")
+    finish(folder, "b", launcher=TORCHRUN)
+    assert results(folder, "a") == results(folder, "b")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_ends_with_143_and_another_number_of_processes_goes_on(folder, number):
+    change(folder, steps=60, checkpoint_every=1000)
+    process = start(folder, "a", "--processes", "2")
+    until(process, lambda: list((folder / "a").glob("model/tensorboard/*/events*")))
+    time.sleep(0.5)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, output
+    (state,) = (folder / "a").glob("checkpoints/*/step-*.safetensors")
+    step = load_state(state)["step"]
+    assert 0 < step < 60 and f"step {step} is saved" in output
+    output = finish(folder, "a", "--processes", "1")
+    assert f"going on from step {step}" in output
+    assert (folder / "a" / "model" / "training.json").exists()
+
+
+@pytest.mark.slow
+def test_a_shard_that_one_process_cannot_read_stops_all_with_its_name(folder):
+    tar = folder / "data" / "00001.tar"
+    tar.write_bytes(tar.read_bytes()[:-20000])
+    process = start(folder, "a", "--processes", "2", "--log", "train.log")
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode == 1
+    assert "00001.tar is damaged" in output and "Traceback" not in output
+    assert "00001.tar is damaged" in (folder / "train.log").read_text()
+    assert "00001.tar is damaged" in (folder / "train.1.log").read_text()

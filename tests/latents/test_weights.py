@@ -16,6 +16,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel
 
 from tests import tiny_models
 from tests.conftest import ROOT
@@ -287,3 +288,15 @@ def test_an_autoencoder_with_the_old_names_of_its_attention(tmp_path):
     again = load_network(AutoencoderKL, tmp_path, "", torch.float32)
     frames = torch.rand(1, 3, 32, 32) * 2 - 1
     assert torch.equal(again.encode(frames).latent_dist.mode(), network.encode(frames).latent_dist.mode())
+
+
+def test_a_text_tower_with_the_names_it_was_published_with(tmp_path):
+    """Stable Diffusion 1.5's: all within `text_model`, and a buffer that is a parameter no more."""
+    tiny_models.clip_tower(tmp_path)
+    network = load_network(CLIPTextModel, tmp_path, "text_encoder", torch.float32)
+    weights = tmp_path / "text_encoder" / "model.safetensors"
+    state = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in load_file(weights).items()}
+    save_file({**state, "text_model.embeddings.position_ids": torch.arange(77)[None]}, weights)
+    again = load_network(CLIPTextModel, tmp_path, "text_encoder", torch.float32)
+    tokens = torch.arange(77)[None] % 20
+    assert torch.equal(again(tokens).last_hidden_state, network(tokens).last_hidden_state)

@@ -29,7 +29,9 @@ def prepare_decoder(config: configs.Config, shards: list[Path], output: Path, de
         fit_decoder(config, shards, output, device)
         return
     model, vae, parts = locate_decoder(config.decoder)
-    decoder = open_decoder(config, model, vae, parts, torch.device("cpu"))
+    # Loaded to see that it loads, in the precision that takes the least memory.
+    brief = config.model_copy(update={"inversion": config.inversion.model_copy(update={"precision": "bfloat16"})})
+    decoder = open_decoder(brief, model, vae, parts, torch.device("cpu"))
     shapes = []
     for height, width in config.clips.sizes:
         try:

@@ -20,7 +20,8 @@ from vlfm.errors import VLFMError
 WEIGHTS = tuple(
     f"{stem}{shard}.safetensors" for stem in ("diffusion_pytorch_model", "model") for shard in ("", "-?????-of-?????")
 )
-SETTINGS = ("*.json", "*.txt", "*.model")
+SETTINGS = ("*.json",)
+VOCABULARY = ("*.txt", "*.model")
 UNSAFE = (".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5")
 # What a library writes into a configuration about itself and about where it found the model.
 _INCIDENTAL = {"_name_or_path", "name_or_path", "_diffusers_version", "transformers_version", "_commit_hash"}
@@ -91,11 +92,10 @@ def files(folder: Path, part: str) -> list[Path]:
     place = folder / part if part else folder
     if not place.is_dir():
         return []
-    patterns = SETTINGS if _has_no_weights(part) else (*SETTINGS, *WEIGHTS)
     return [
         file
         for file in sorted(place.iterdir())
-        if file.is_file() and any(fnmatch.fnmatchcase(file.name, pattern) for pattern in patterns)
+        if file.is_file() and any(fnmatch.fnmatchcase(file.name, pattern) for pattern in _names(part))
     ]
 
 
@@ -154,13 +154,15 @@ def _has_no_weights(part: str) -> bool:
     return part.startswith(("tokenizer", "scheduler"))
 
 
+def _names(part: str) -> tuple[str, ...]:
+    """Globs of the files of a part that are read."""
+    vocabulary = VOCABULARY if part.startswith("tokenizer") or not part else ()
+    return (*SETTINGS, *vocabulary, *(() if _has_no_weights(part) else WEIGHTS))
+
+
 def _patterns(parts: Collection[str]) -> list[str]:
     """Globs of the files to fetch, for the hub's `allow_patterns`."""
-    return [
-        f"{part}/{name}" if part else name
-        for part in sorted(parts)
-        for name in (SETTINGS if _has_no_weights(part) else (*SETTINGS, *WEIGHTS))
-    ]
+    return [f"{part}/{name}" if part else name for part in sorted(parts) for name in _names(part)]
 
 
 def _problems(folder: Path, parts: Collection[str]) -> list[str]:

@@ -18,6 +18,7 @@ from vlfm.artifacts import fingerprint, progress, read_json, write_bytes, write_
 from vlfm.clips.shards import DecodedClip, read_clips
 from vlfm.errors import VLFMError
 from vlfm.evaluation.metrics import mean_interval
+from vlfm.evaluation.render import clip_noise
 from vlfm.latents.decoder import VisualDecoder
 from vlfm.latents.frames import to_uint8
 from vlfm.latents.load import load_decoder
@@ -71,6 +72,35 @@ class Run:
             }
         )
 
+    def coder(self, clip: ClipLatents | None = None) -> "Coder":
+        """The decoder as a clip of the run is inverted and generated with it; by default without any caption."""
+        if clip is None:
+            return Coder(self.decoder, "")
+        return Coder(self.decoder, clip.caption, None if clip.null_text is None else torch.from_numpy(clip.null_text))
+
+    def rendered(self, clip: ClipLatents, times: torch.Tensor, model: FlowModel | None = None) -> torch.Tensor:
+        """What a model (by default the run's) makes of a clip's caption, with the settings of `evaluation`.
+
+        Args:
+            times: (K,) seconds in (0, T].
+
+        Returns:
+            Latents (K, C, h, w), on the CPU.
+        """
+        model, settings = model or self.model, self.config.evaluation
+        values = model.latents(
+            torch.from_numpy(clip.tokens)[None],
+            torch.from_numpy(clip.mask)[None],
+            clip_noise(clip.clip_id, self.config.seed, clip.latents.shape[1:])[None],
+            times,
+            settings.steps,
+            duration=clip.duration,
+            guidance=settings.guidance,
+            solver=settings.solver,
+            solver_steps=settings.solver_steps,
+        )
+        return values[0].cpu()
+
     def clip_ids(self, limit: int) -> list[str]:
         """At most `limit` clips with latents, spread evenly over the run."""
         return spread([clip_id for store in self.stores.values() for clip_id in store.clip_ids], limit)
@@ -94,6 +124,31 @@ class Run:
                 f"clip {min(missing)} has latents but no frames in {self.results / 'clips'}; decode it again"
             )
         return found
+
+
+@dataclass(frozen=True)
+class Coder:
+    """A visual decoder with one clip's caption, and null text if it was inverted with guidance; results on the CPU."""
+
+    decoder: VisualDecoder
+    caption: str
+    null_text: torch.Tensor | None = None
+
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        return self.decoder.encode(frames).cpu()
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.decoder.decode(latents).cpu()
+
+    def invert(self, frames: torch.Tensor) -> torch.Tensor:
+        return self.decoder.invert(frames, [self.caption] * len(frames)).cpu()
+
+    def generate(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.decoder.generate(latents, [self.caption] * len(latents), self.null_text).cpu()
+
+    def without_null_text(self) -> "Coder":
+        """For latents made from a caption, which has none."""
+        return Coder(self.decoder, self.caption)
 
 
 def spread(items: Sequence, limit: int) -> list:
@@ -220,16 +275,17 @@ def finish(
     title: str,
     caption: str,
     table: Sequence[Row],
-    clips: Sequence[Row],
+    details: dict[str, Sequence[Row]],
     figure: str,
     groups: Sequence[dict],
 ) -> None:
-    """Write an experiment: `NAME.csv`, `NAME.svg`, `NAME/clips.csv` (a row per clip) and, last, `NAME/index.json`.
+    """Write an experiment: `NAME.csv`, `NAME.svg`, the tables `NAME/DETAIL.csv` and, last, `NAME/index.json`.
 
     `index.json` is `{"title", "caption", "groups": [{"title", "videos": [{"label", "file", "fps"}]}]}`: what a page
     shows side by side, group by group; files lie beside it.
     """
     write_table(output / f"{name}.csv", table)
-    write_table(output / name / "clips.csv", clips)
+    for detail, rows in details.items():
+        write_table(output / name / f"{detail}.csv", rows)
     write_bytes(output / f"{name}.svg", figure.encode())
     write_json(output / name / "index.json", {"title": title, "caption": caption, "groups": list(groups)})

@@ -28,12 +28,12 @@ from vlfm.evaluation.experiments.common import (
 )
 from vlfm.evaluation.metrics import METRICS
 from vlfm.evaluation.plots import WIDTH, legend_below, svg
-from vlfm.evaluation.render import clip_noise
 from vlfm.evaluation.scene import scene
 from vlfm.flow.interpolation import clip_path
 from vlfm.flow.projection import frame_times
 from vlfm.flow.tails import TAILS, ExtendedPath, reach
 from vlfm.latents.frames import to_tensor
+from vlfm.latents.store import ClipLatents
 
 STRIDE = 2  # of the frames beyond T every second one is rendered: decoding is what takes the time
 BIN = 0.5  # rows are for stretches of T/2 beyond T
@@ -63,14 +63,14 @@ def run(run: Run, output: Path) -> None:
 
             def clip(chain: list[Clip] = chain, shown: bool = index < settings.videos) -> dict:
                 first = chain[0].clip_id
-                latents = run.latents(first)
+                stored = run.latents(first)
                 parts = [decoded[part.clip_id] for part in chain]
                 times = np.concatenate(
                     [part.times + at.start - chain[0].start for part, at in zip(parts, chain, strict=True)]
                 )
                 frames = to_tensor(np.concatenate([part.frames for part in parts]))
-                longer = Longer(run, frames, times, chain[0].duration, torch.from_numpy(latents.latents), latents)
-                return _record(longer, "clips", first, latents.caption, folder, shown)
+                longer = Longer(run, frames, times, stored.duration, stored)
+                return _record(longer, "clips", first, stored.caption, folder, shown)
 
             record = measured(chain[0].clip_id, clip)
             rows += record["rows"]
@@ -82,7 +82,7 @@ def run(run: Run, output: Path) -> None:
                 fps, duration = run.config.clips.fps, run.config.clips.shortest
                 times = np.arange(1, round(fps * duration * settings.extend) + 1) / fps
                 frames = to_tensor(scene(run.config.seed + seed).frames(times, (store.height, store.width)))
-                longer = Longer(run, frames, times, duration, None, None)
+                longer = Longer(run, frames, times, duration)
                 return _record(longer, "scene", f"scene-{seed}", f"generated scene {seed}", folder, seed == 0)
 
             record = measured(f"scene-{seed}", generated)
@@ -100,7 +100,16 @@ def run(run: Run, output: Path) -> None:
             f"The first T seconds are given, the rest is made, up to {settings.extend:g} T, at "
             f"{run.config.clips.fps / STRIDE:g} frames a second. Tails refused past their growth are not shown."
         )
-        finish(output, "extrapolation", "Extrapolation: beyond the end", caption, table, rows, _figure(table), groups)
+        finish(
+            output,
+            "extrapolation",
+            "Extrapolation: beyond the end",
+            caption,
+            table,
+            {"clips": rows},
+            _figure(table),
+            groups,
+        )
 
 
 def chained(run: Run) -> list[list[Clip]]:
@@ -141,42 +150,41 @@ class Longer:
 
     Args:
         frames: (M, 3, H, W) in [−1, 1]. times: (M,), seconds. duration: T.
-        latents: (N, C, h, w) of the frames up to T, inverted; None to invert them here.
-        captioned: what names the caption that the network starts from; None leaves the network out.
+        stored: what the run holds of the first T seconds: their latents and the caption that the network starts from;
+            None to invert them here and leave the network out.
 
     Attributes:
         times, truth: of the frames beyond T that are rendered and scored.
     """
 
-    def __init__(self, run: Run, frames, times, duration, latents, captioned):
-        self.run, self.duration, self.captioned = run, duration, captioned
+    def __init__(
+        self, run: Run, frames: torch.Tensor, times: np.ndarray, duration: float, stored: ClipLatents | None = None
+    ):
+        self.run, self.duration, self.stored = run, duration, stored
+        self.coder, self.order = run.coder(stored), run.config.flow.order
         inside = times <= duration + 1e-6
         self.given, self.given_times = frames[inside], times[inside]
         self.times, self.truth = times[~inside][STRIDE - 1 :: STRIDE], frames[~inside][STRIDE - 1 :: STRIDE]
-        self.inverted = run.decoder.invert(self.given).cpu() if latents is None else latents
+        self.inverted = self.coder.invert(self.given) if stored is None else torch.from_numpy(stored.latents)
 
     def paths(self):
         """Space → the path of the clip on [0, T] and what decodes its latents."""
-        run, order = self.run, self.run.config.flow.order
         times = torch.from_numpy(self.given_times)
-        encoded = run.decoder.encode(self.given).cpu()
-        # As many orders as the frames carry: ends are where a polynomial swings most.
-        order = min(order, len(times))
+        encoded, coder = self.coder.encode(self.given), self.coder
         made = {
-            AUTOENCODER: (clip_path(encoded[None], self.duration, order, "hybrid", times), run.decoder.decode),
-            INVERTED: (clip_path(self.inverted[None], self.duration, order, "hybrid", times), run.decoder.generate),
+            AUTOENCODER: (clip_path(encoded[None], self.duration, self.order, "hybrid", times), coder.decode),
+            INVERTED: (clip_path(self.inverted[None], self.duration, self.order, "hybrid", times), coder.generate),
         }
-        if self.captioned is not None:
-            made[NETWORK] = (self._network(), run.decoder.generate)
+        if self.stored is not None:
+            made[NETWORK] = (self._network(), coder.without_null_text().generate)
         return made
 
     def videos(self) -> dict[tuple[str, str], tuple[torch.Tensor, np.ndarray]]:
         """(space, method) → frames beyond T, and which of the instants they are: the others were refused."""
         everything = np.arange(len(self.times))
-        decoder = self.run.decoder
         made = {
             (PIXELS, "repeat"): (self.given[-1:].expand_as(self.truth), everything),
-            (AUTOENCODER, "truth"): (decoder.decode(decoder.encode(self.truth)).cpu(), everything),
+            (AUTOENCODER, "truth"): (self.coder.decode(self.coder.encode(self.truth)), everything),
         }
         for space, (path, to_frames) in self.paths().items():
             for tail in TAILS:
@@ -190,26 +198,14 @@ class Longer:
                 latents = extended.evaluate(torch.from_numpy(self.times[allowed]))[0].float()
                 # What stands still is decoded once.
                 unique, places = torch.unique(latents, dim=0, return_inverse=True)
-                made[space, tail] = (to_frames(unique).cpu()[places], allowed)
+                made[space, tail] = (to_frames(unique)[places], allowed)
         return made
 
     def _network(self):
-        run, clip = self.run, self.captioned
-        settings = run.config.evaluation
-        times = frame_times(round(run.config.clips.fps * self.duration), self.duration)
-        latents = run.model.latents(
-            torch.from_numpy(clip.tokens)[None],
-            torch.from_numpy(clip.mask)[None],
-            clip_noise(clip.clip_id, run.config.seed, self.inverted.shape[1:])[None],
-            times,
-            settings.steps,
-            duration=self.duration,
-            guidance=settings.guidance,
-            solver=settings.solver,
-            solver_steps=settings.solver_steps,
-        )
+        times = frame_times(len(self.stored.times), self.duration)
+        latents = self.run.rendered(self.stored, times)
         # A polynomial of this order is what the head `coefficients` drew: nothing is lost by fitting one again.
-        return clip_path(latents.cpu(), self.duration, run.config.flow.order, "hybrid", times)
+        return clip_path(latents[None], self.duration, self.order, "hybrid", times)
 
 
 def _basis(path):

@@ -27,6 +27,7 @@ from vlfm.errors import VLFMError
 from vlfm.evaluation.baselines import combine, minterpolate
 from vlfm.evaluation.experiments.common import (
     COLOURS,
+    Coder,
     Row,
     Run,
     finish,
@@ -76,10 +77,11 @@ def run(run: Run, output: Path) -> None:
         for index, name in enumerate(watched(names, "interpolation")):
 
             def clip(name: str = name, shown: bool = index < settings.videos) -> dict:
-                latents = torch.from_numpy(run.latents(name).latents)
+                stored = run.latents(name)
                 frames, times = to_tensor(decoded[name].frames), decoded[name].times
-                held = Held(run, frames, times, latents, 0)
-                return _record(held, "clips", name, decoded[name].caption, folder, run.config.clips.fps, shown)
+                latents = torch.from_numpy(stored.latents)
+                held = Held(run.coder(stored), frames, times, latents, 0, run.config.flow.order)
+                return _record(held, "clips", name, stored.caption, folder, run.config.clips.fps, shown)
 
             record = measured(name, clip)
             rows += record["rows"]
@@ -91,7 +93,7 @@ def run(run: Run, output: Path) -> None:
                 fps = run.config.clips.fps
                 times = np.arange(1, 2 * round(fps * run.config.clips.shortest) + 1) / (2 * fps)
                 frames = to_tensor(scene(run.config.seed + seed).frames(times, (height, width)))
-                held = Held(run, frames, times, None, 1)
+                held = Held(run.coder(), frames, times, None, 1, run.config.flow.order)
                 name = f"scene-{seed}"
                 return _record(held, "scene", name, f"generated scene {seed}", folder, 2 * fps, seed == 0)
 
@@ -106,7 +108,7 @@ def run(run: Run, output: Path) -> None:
             "Interpolation: every second frame is given",
             _caption(table),
             table,
-            rows,
+            {"clips": rows},
             _figure(table),
             groups,
         )
@@ -120,6 +122,7 @@ class Held:
         frames: (N, 3, H, W) in [−1, 1], all true ones. times: (N,), seconds.
         latents: (N, C, h, w), the frames inverted; None to invert them here.
         start: the first given frame.
+        order: of the polynomials, at most.
 
     Attributes:
         times, truth: of the frames from the first given one to the last.
@@ -127,19 +130,27 @@ class Held:
         order: of the polynomials.
     """
 
-    def __init__(self, run: Run, frames: torch.Tensor, times: np.ndarray, latents: torch.Tensor | None, start: int):
+    def __init__(
+        self,
+        coder: Coder,
+        frames: torch.Tensor,
+        times: np.ndarray,
+        latents: torch.Tensor | None,
+        start: int,
+        order: int,
+    ):
         given = np.arange(start, len(frames), 2)
         if len(given) < 2:
             raise VLFMError(
                 f"interpolation withholds every second frame and needs clips of 3 frames or more, not {len(frames)}"
             )
         window = slice(given[0], given[-1] + 1)
-        self.decoder = run.decoder
+        self.coder = coder
         self.times, self.truth = times[window], frames[window]
         self.latents = None if latents is None else latents[window]
         count = len(self.times)
         self.given, self.held = np.arange(0, count, 2), np.arange(1, count, 2)
-        self.order = min(run.config.flow.order, math.isqrt(4 * len(self.given)))
+        self.order = min(order, math.isqrt(4 * len(self.given)))
 
     def videos(self) -> dict[tuple[str, str], torch.Tensor]:
         """(space, method) → (N, 3, H, W): every method's video, given frames as the method shows them."""
@@ -156,21 +167,17 @@ class Held:
             "minterpolate": self._minterpolate(pictures),
             "motion": moved(pictures).clamp(-1, 1),
         }
-        encoded = self.decoder.encode(self.truth).cpu()
-        decode = self.decoder.decode
-        made[AUTOENCODER, "truth"] = decode(encoded).cpu()
+        coder = self.coder
+        encoded = coder.encode(self.truth)
+        made[AUTOENCODER, "truth"] = coder.decode(encoded)
         for method, held in pixels.items():
             made[PIXELS, method] = self._video(pictures, held)
-            made[DECODED, method] = self._video(
-                made[AUTOENCODER, "truth"][given], decode(self.decoder.encode(held)).cpu()
-            )
-        inverted = self.latents
-        if inverted is None:
-            inverted = self.decoder.invert(self.truth).cpu()
-        made[INVERTED, "truth"] = self.decoder.generate(inverted).cpu()
+            made[DECODED, method] = self._video(made[AUTOENCODER, "truth"][given], coder.decode(coder.encode(held)))
+        inverted = coder.invert(self.truth) if self.latents is None else self.latents
+        made[INVERTED, "truth"] = coder.generate(inverted)
         for space, latents, to_latents, to_frames in (
-            (AUTOENCODER, encoded, self.decoder.encode, decode),
-            (INVERTED, inverted, self.decoder.invert, self.decoder.generate),
+            (AUTOENCODER, encoded, coder.encode, coder.decode),
+            (INVERTED, inverted, coder.invert, coder.generate),
         ):
             made |= {
                 (space, method): video
@@ -198,14 +205,14 @@ class Held:
         """The methods on the latents of the given frames, which are `shown` when decoded."""
 
         def video(held: torch.Tensor) -> torch.Tensor:
-            return self._video(shown, to_frames(held).cpu())
+            return self._video(shown, to_frames(held))
 
         made = {method: video(self._path(kind, latents)) for method, kind in PATHS.items() if kind != "polynomial"}
         # The polynomial alone misses the given frames too.
         weights = path_weights("polynomial", self.times[self.given], self.times, self.order)
-        made["polynomial"] = to_frames(combine(weights, latents)).cpu()
+        made["polynomial"] = to_frames(combine(weights, latents))
         made["motion"] = video(moved(latents))
-        encoded = video(to_latents(moved(shown).clamp(-1, 1)).cpu())
+        encoded = video(to_latents(moved(shown).clamp(-1, 1)))
         residual = self.truth[self.given] - shown
         made["motion, encoded"] = encoded
         made["motion, encoded + residual"] = (encoded + self._video(residual, moved(residual))).clamp(-1, 1)
@@ -224,7 +231,7 @@ class Held:
 
     def _video(self, given: torch.Tensor, held: torch.Tensor) -> torch.Tensor:
         video = torch.empty(len(self.times), *given.shape[1:])
-        video[self.given], video[self.held] = given.cpu(), held.cpu()
+        video[self.given], video[self.held] = given, held
         return video
 
 

@@ -45,7 +45,7 @@ def run(run: Run, output: Path) -> None:
             "Clips drawn by paths of growing order through all their frames, decoded. The order is a choice between "
             "fidelity at the frames and sanity between them."
         )
-        finish(output, "order", "How many polynomials", caption, table, rows, _figure(table), groups)
+        finish(output, "order", "How many polynomials", caption, table, {"clips": rows}, _figure(table), groups)
 
 
 def orders(run: Run, count: int) -> list[int]:
@@ -55,17 +55,18 @@ def orders(run: Run, count: int) -> list[int]:
 
 def _measure(run: Run, name: str, clip, folder: Path, shown: bool) -> dict:
     stored = run.latents(name)
+    coder = run.coder(stored)
     truth, times, duration = to_tensor(clip.frames), torch.from_numpy(clip.times), stored.duration
     spaces = {
-        AUTOENCODER: (run.decoder.encode(truth).cpu(), run.decoder.decode),
-        INVERTED: (torch.from_numpy(stored.latents), run.decoder.generate),
+        AUTOENCODER: (coder.encode(truth), coder.decode),
+        INVERTED: (torch.from_numpy(stored.latents), coder.generate),
     }
     held = torch.arange(1, len(times) - 1, 2)
     given = torch.arange(0, len(times), 2)
     rows: list[Row] = []
     videos = {"true frames": truth}
     for space, (latents, to_frames) in spaces.items():
-        exact = to_frames(latents).cpu()
+        exact = to_frames(latents)
         for order in orders(run, len(times)):
             for kind in PATHS:
                 at_frames = exact
@@ -73,12 +74,12 @@ def _measure(run: Run, name: str, clip, folder: Path, shown: bool) -> dict:
                     warnings.simplefilter("ignore", ProjectionWarning)  # what it warns of is measured here
                     if kind == "polynomial":
                         path = clip_path(latents[None], duration, order, kind, times)
-                        at_frames = to_frames(path.evaluate(times)[0].float()).cpu()
+                        at_frames = to_frames(path.evaluate(times)[0].float())
                     gain = amplification(projection_matrix(times, order, duration), times, duration)
                     between = None
                     if len(held) and order <= len(given):
                         path = clip_path(latents[None, given], duration, order, kind, times[given])
-                        made = to_frames(path.evaluate(times[held])[0].float()).cpu()
+                        made = to_frames(path.evaluate(times[held])[0].float())
                         between = number(psnr(made, truth[held]).mean())
                 rows.append(
                     {

@@ -1,0 +1,150 @@
+"""What the network predicts and when it is trained: the heads of Table 1 and the time distributions, measured.
+
+    python benchmarks/heads.py --results results [--steps 900] [--seconds 300] [--clips 12] [--out FILE.json]
+
+On the coefficients of a finished run (the demo), with its own network, optimizer and batch: every variant is trained
+for the same number of steps and, if --seconds is given, also for the same time. Shown for each: the squared error
+of what it renders from the captions at the frames, against `H g(t)` and relative to its mean square, and the PSNR of
+the decoded frames against the true ones, before and after training; each at the head's usual cost, in evaluations of
+the network for a video. The ceiling is the PSNR of the projection itself, decoded.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from finished_run import FinishedRun, changed, mean_square, read_run, rendered, taken, train, true_latents, write_record
+from machine import machine
+
+from vlfm.artifacts import read_json
+from vlfm.clips.shards import DecodedClip, read_clips
+from vlfm.latents.decoder import VisualDecoder
+from vlfm.latents.frames import psnr, to_tensor
+from vlfm.latents.load import load_decoder
+from vlfm.model.flow_model import FlowModel
+from vlfm.training.network import new_model
+
+PAPER = {"training.pure_noise": 0.0, "training.lead_in": 0.0}
+OURS = {"training.pure_noise": 0.75, "training.lead_in": 0.25, "training.emphasis": 1.0}
+VELOCITY = {"model.head": "velocity", **PAPER}
+VARIANTS = {
+    "coefficients": OURS,
+    "coefficients, emphasis 2": {**OURS, "training.emphasis": 2.0},
+    "coefficients, all at t = 0": {"training.pure_noise": 1.0, "training.lead_in": 0.0},
+    "coefficients, paper's times": PAPER,
+    "velocity, paper's times": VELOCITY,
+    "velocity, paper's times, inverse energy": {**VELOCITY, "training.weighting": "inverse_energy"},
+    "velocity, half in the lead-in": {**VELOCITY, "training.lead_in": 0.5},
+    "velocity, half in the lead-in, emphasis 2": {**VELOCITY, "training.lead_in": 0.5, "training.emphasis": 2.0},
+    "velocity, paper's schedule and times": {**VELOCITY, "flow.schedule": "paper"},
+    "direct, paper's times": {"model.head": "direct", **PAPER},
+}
+COLUMNS = {
+    "variant": "variant",
+    "steps": "steps",
+    "seconds": "seconds",
+    "evaluations": "evaluations a video",
+    "error": "error to the projection",
+    "psnr_before": "PSNR before",
+    "psnr_after": "PSNR after",
+}
+
+
+def main() -> None:
+    """Train every variant, render, write the record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, required=True, help="of a finished run")
+    parser.add_argument("--steps", type=int, default=900, help="of training, for each variant")
+    parser.add_argument("--seconds", type=float, help="of training: train each variant again, for as long")
+    parser.add_argument("--clips", type=int, default=12, help="clips decoded for the PSNR")
+    parser.add_argument("--only", nargs="*", help="variants whose name contains one of these")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "heads.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    device = torch.device(arguments.device)
+    described = machine(device)
+    run = read_run(arguments.results)
+    judge = Judge(run, arguments.clips, device)
+    rows = []
+    for seconds in (None, arguments.seconds) if arguments.seconds else (None,):
+        for name, changes in VARIANTS.items():
+            if arguments.only and not any(part in name for part in arguments.only):
+                continue
+            config = changed(run.config, {"training.steps": arguments.steps, **changes})
+            before = FlowModel.of(config, new_model(config, run.moments).to(device).eval())
+            model, about = train(config, run, run.batch, device, seconds)
+            row = {"variant": name, **about, "psnr_before": judge.psnr(before), "psnr_after": judge.psnr(model)}
+            rows.append({**row, "error": judge.error(model), "evaluations": model.evaluations})
+            print(rows[-1], file=sys.stderr)
+    write_record(
+        arguments.out,
+        {
+            "what": f"{len(run.clips)} clips, order {run.moments.order}: PSNR of {len(judge.chosen)} of them, "
+            f"{judge.ceiling():.2f} dB for the projection itself",
+            "machine": described,
+            "psnr_of_the_projection": judge.ceiling(),
+            "settings": VARIANTS,
+            "rows": rows,
+        },
+        COLUMNS,
+    )
+
+
+class Judge:
+    """Scores models on a run's clips; PSNR on some of them, evenly chosen."""
+
+    def __init__(self, run: FinishedRun, count: int, device: torch.device):
+        self.run = run
+        frames: dict[str, DecodedClip] = {}
+        for name in sorted(read_json(run.folder / "clips" / "shards.json")):
+            frames |= {clip.clip_id: clip for clip in read_clips(run.folder / "clips" / f"{name}.tar")}
+        picked = np.linspace(0, len(run.clips) - 1, min(count, len(run.clips))).round().astype(int)
+        self.chosen = [int(index) for index in picked]
+        self.frames = [frames[run.clips[index].clip_id] for index in self.chosen]
+        self.decoder: VisualDecoder = load_decoder(run.config, run.folder / "decoder", device)
+        self.noise = torch.randn(len(run.clips), *run.batch.shape, generator=torch.Generator().manual_seed(1))
+
+    @torch.no_grad()
+    def error(self, model: FlowModel) -> float:
+        """Over all clips at the nominal frames, against H g(t), relative to its mean square."""
+        path = model.path()
+        times = torch.arange(1, path.schedule.num_frames + 1, dtype=torch.float64) * path.schedule.lead_in
+        truth = true_latents(model, self.run.batch, times)
+        shown = rendered(model, self.run.batch, self.noise, times)
+        return float(mean_square(shown - truth).mean() / mean_square(truth).mean())
+
+    @torch.no_grad()
+    def psnr(self, model: FlowModel) -> float:
+        """Of the decoded frames at their own times, dB, the mean over frames."""
+        return self._psnr(
+            [
+                rendered(model, taken(self.run.batch, [index]), self.noise[[index]], torch.from_numpy(clip.times))[0]
+                for index, clip in zip(self.chosen, self.frames, strict=True)
+            ]
+        )
+
+    @torch.no_grad()
+    def ceiling(self) -> float:
+        """Of the projection, decoded."""
+        model = FlowModel.of(self.run.config, new_model(self.run.config, self.run.moments))
+        return self._psnr(
+            [
+                true_latents(model, taken(self.run.batch, [index]), torch.from_numpy(clip.times))[0]
+                for index, clip in zip(self.chosen, self.frames, strict=True)
+            ]
+        )
+
+    def _psnr(self, latents: list[torch.Tensor]) -> float:
+        scores = []
+        for shown, clip in zip(latents, self.frames, strict=True):
+            made = self.decoder.generate(shown.float(), [clip.caption] * len(shown)).cpu()
+            scores.append(psnr(made, to_tensor(clip.frames)))
+        return float(torch.cat(scores).mean())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Several clips for one caption: one step gives their average, several steps give one of them.
+
+    python benchmarks/pairs.py --results results [--steps 900 | --seconds 300] [--draws 6] [--out FILE.json]
+
+The clips of a finished run (the demo) are put in pairs, and the second of a pair gets the caption of the first. A
+network with the head `coefficients` is trained with its times in the lead-in, where one of the two is chosen, and one
+with the paper's head `velocity` over the whole clip. Each then draws several videos a pair: the former with 1 … 16
+evaluations spread over the lead-in, the latter with 1 … 8 midpoint steps between two frames.
+
+Errors are squared, at the frames, relative to the latents' mean square: to the nearer of the two clips and to their
+average. A clip counts as drawn when a draw is nearer to it than to the other clip and to the average.
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from finished_run import (
+    FinishedRun,
+    changed,
+    mean_square,
+    read_run,
+    rendered,
+    taken,
+    train,
+    true_latents,
+    write_record,
+)
+from machine import machine
+
+from vlfm.model.flow_model import FlowModel
+from vlfm.training.data import Batch
+
+STEPS = {"coefficients": (1, 2, 4, 8, 16), "velocity": (1, 2, 4, 8)}
+HEADS = {
+    "coefficients": {"training.pure_noise": 0.25, "training.lead_in": 0.75},
+    # At t = 0 its target is 0 under `exact`; what follows the lead-in it must learn as well.
+    "velocity": {"training.pure_noise": 0.0, "training.lead_in": 0.5},
+}
+COLUMNS = {
+    "head": "head",
+    "steps": "steps",
+    "evaluations": "evaluations a video",
+    "to_nearest": "to the nearest clip",
+    "to_average": "to the average",
+    "clips_drawn": "clips drawn",
+    "both_drawn": "pairs with both drawn",
+}
+
+
+def main() -> None:
+    """Train, draw, write the record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, required=True, help="of a finished run")
+    parser.add_argument("--steps", type=int, default=900, help="of training, for each head")
+    parser.add_argument("--seconds", type=float, help="of training, for each head, instead of steps")
+    parser.add_argument("--draws", type=int, default=6, help="videos a pair")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "pairs.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    device = torch.device(arguments.device)
+    described = machine(device)
+    run = read_run(arguments.results)
+    batch = in_pairs(run)
+    rows, trained = [], {}
+    for head, times in HEADS.items():
+        config = changed(run.config, {"model.head": head, "training.steps": arguments.steps, **times})
+        model, trained[head] = train(config, run, batch, device, arguments.seconds)
+        print(head, trained[head], file=sys.stderr)
+        for steps in STEPS[head]:
+            rows.append({"head": head, "steps": steps, **draw(model, batch, arguments.draws, steps)})
+            print(rows[-1], file=sys.stderr)
+    pairs = batch.coefficients.unflatten(0, (-1, 2))
+    apart = (pairs[:, 0] - pairs[:, 1]).double().square().sum(-1).mean() / run.moments.mean_square.sum()
+    write_record(
+        arguments.out,
+        {
+            "what": f"{len(pairs)} captions of two clips each, {arguments.draws} draws of each",
+            "machine": described,
+            "clips_of_a_pair_apart": float(apart),
+            "chance_of_clips_drawn": 1 - 0.5**arguments.draws,
+            "chance_of_both_drawn": 1 - 0.5 ** (arguments.draws - 1),
+            "settings": HEADS,
+            "training": trained,
+            "rows": rows,
+        },
+        COLUMNS,
+    )
+
+
+def in_pairs(run: FinishedRun) -> Batch:
+    """Clips two by two, the second with the caption of the first. A clip without partner is left out."""
+    whole = taken(run.batch, range(len(run.clips) // 2 * 2))
+    first = torch.arange(len(whole.tokens)) // 2 * 2
+    return replace(whole, tokens=whole.tokens[first], mask=whole.mask[first])
+
+
+@torch.no_grad()
+def draw(model: FlowModel, batch: Batch, draws: int, steps: int) -> dict:
+    """Errors of `draws` videos for each pair, and how many of its clips they show."""
+    captions = taken(batch, range(0, len(batch.tokens), 2))
+    count = len(captions.tokens)
+    path = model.path()
+    times = torch.arange(1, path.schedule.num_frames + 1, dtype=torch.float64) * path.schedule.lead_in
+    clips = true_latents(model, batch, times).unflatten(0, (count, 2))
+    size = mean_square(clips.flatten(0, 1)).mean()
+    repeated = taken(captions, torch.arange(count).repeat_interleave(draws))
+    shape = (len(repeated.tokens), *batch.shape)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    shown = rendered(model, repeated, noise, times, steps=steps, solver_steps=steps)
+    owner = torch.arange(count).repeat_interleave(draws)
+    to_clips = torch.stack([mean_square(shown - clips[owner, which]) for which in (0, 1)], 1) / size
+    to_average = mean_square(shown - clips.mean(1)[owner]) / size
+    nearest, which = to_clips.min(1)
+    drawn = torch.zeros(count, 2, dtype=torch.bool)
+    hits = nearest < to_average
+    drawn[owner[hits], which[hits]] = True
+    return {
+        "evaluations": model.evaluations,
+        "to_nearest": float(nearest.mean()),
+        "to_average": float(to_average.mean()),
+        "clips_drawn": float(drawn.double().mean()),
+        "both_drawn": float(drawn.all(1).double().mean()),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -240,6 +240,21 @@ def _extrapolate(arguments):
     )
 
 
+def _experiment(arguments):
+    import importlib
+
+    from vlfm.evaluation.experiments.common import Run
+
+    run = Run(_config(arguments), arguments.results, _shards(arguments), _device(arguments))
+    experiment = importlib.import_module(f"vlfm.evaluation.experiments.{arguments.name}")
+    if arguments.head:
+        if arguments.name != "ablation":
+            raise VLFMError(f"--head belongs to the ablation, not to {arguments.name}")
+        experiment.run_head(run, arguments.output, arguments.head)
+    else:
+        experiment.run(run, arguments.output)
+
+
 def _ledger(arguments):
     from vlfm.evaluation.ledger import print_ledger
 
@@ -356,6 +371,12 @@ def _parser() -> argparse.ArgumentParser:
         "at rest; refit: along a line through the last window; polynomial: the paper's, refused where it explodes",
     )
     sub.add_argument("--fps", help="frames a second; default the input's own")
+    sub = command("experiment", _experiment, "run one of the paper's experiments on a finished run", device=True)
+    sub.add_argument(
+        "name", choices=("interpolation", "extrapolation", "order", "ledger", "ablation", "speed"), help="which"
+    )
+    sub.add_argument("--head", help="ablation: train this head; without it, gather the trained ones")
+    paths(sub, results="results", plan=plan, output="results/eval")
     sub = command("ledger", _ledger, "say what happened to every clip, stage by stage")
     paths(sub, results="results")
     sub.add_argument("--bad", action="store_true", help="list the bad clips with their reasons")

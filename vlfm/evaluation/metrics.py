@@ -36,7 +36,7 @@ BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # MS-SSIM's weights from the f
 
 
 def psnr_paper(frames: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """The paper's `10 log10(r² / MSE)`, r the side of the picture in pixels, in dB.
+    """The paper's `10 log10(r² / MSE)`, r the width of the picture in pixels (the paper's are square), in dB.
 
     Not a PSNR (D6): r² stands where the squared data range belongs. Kept beside the standard one so that
     numbers can be compared with the paper's. The error is in [0, 1] units of the pixels.

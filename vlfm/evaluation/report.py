@@ -51,12 +51,15 @@ def write_report(config: configs.Config, results: Path, output: Path) -> None:
 def _summary(config: configs.Config, decoder: dict, training: dict, shown: int) -> str:
     lengths = " and ".join(f"{duration:g}" for duration in config.clips.durations)
     sizes = " and ".join(f"{width}×{height}" for height, width in config.clips.sizes)
+    if "held_out_psnr" in decoder:
+        pictures = f"Autoencoder on held-out frames: {decoder['held_out_psnr']:.2f} dB."
+    else:
+        pictures = f"Visual decoder: {decoder['name']}, {config.decoder.model}."
     return (
         f"{training['clips']} clips of {lengths} s at {config.clips.fps:g} frames a second, "
         f"{sizes} pixels; order {config.flow.order}; "
         f"{training['steps']} training steps of {config.training.batch_size} clips; "
-        f"{config.evaluation.steps} network evaluation(s) a clip. Autoencoder on held-out frames: "
-        f"{decoder['held_out_psnr']:.2f} dB. {shown} clips shown below."
+        f"{config.evaluation.steps} network evaluation(s) a clip. {pictures} {shown} clips shown below."
     )
 
 

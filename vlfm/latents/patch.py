@@ -39,13 +39,16 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
             frames: (B, 3, H, W) in [−1, 1]; of several sizes, one such tensor for each.
         """
         model = cls(patch, channels)
-        parts = [
-            functional.pixel_unshuffle(part.double(), patch).movedim(1, -1).flatten(0, -2)
-            for part in ([frames] if isinstance(frames, torch.Tensor) else frames)
-        ]
-        patches = torch.cat(parts) if len(parts) > 1 else parts[0]
-        mean = patches.mean(0)
-        covariance = (patches - mean).T @ (patches - mean) / len(patches)
+        count, total, products = 0, 0.0, 0.0
+        for part in [frames] if isinstance(frames, torch.Tensor) else frames:
+            for chunk in part.split(256):
+                patches = functional.pixel_unshuffle(chunk.double(), patch).movedim(1, -1).flatten(0, -2)
+                count += len(patches)
+                total = total + patches.sum(0)
+                products = products + patches.T @ patches
+        mean = total / count
+        # Pixels are of order 1, so that nothing is lost in the difference of float64 sums.
+        covariance = products / count - torch.outer(mean, mean)
         variances, vectors = torch.linalg.eigh(covariance)
         basis = vectors.flip(1)[:, :channels].T
         # A component's sign is arbitrary: fixed here, so that the same frames give the same file everywhere.

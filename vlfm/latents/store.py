@@ -13,6 +13,7 @@ import zarr
 from vlfm.errors import VLFMError
 
 VERSION = 2
+ARRAYS = ("latents", "times", "tokens", "mask", "round_trip", "rounding", "null_text")
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,8 @@ class LatentStore:
                     f"{path} has store version {version}, this code reads {VERSION}; "
                     "remove it and run `vlfm invert` again"
                 )
-            self._arrays = dict(group.arrays())
+            # By name: Snakemake puts a file of its own into the folder, which a listing would warn of.
+            self._arrays = {name: group[name] for name in ARRAYS if name in group}
             self._latents = self._arrays["latents"]
             self.fingerprint: str = attributes["fingerprint"]
             self.about: dict[str, Any] = attributes["about"]

@@ -3,7 +3,7 @@
 #   snakemake --cores all                          everything, the report page included
 #   snakemake --cores all train                    up to the trained model
 #   snakemake --cores all results/eval/psnr.csv    one file
-#   … clips, latents, coefficients, eval, theory, report   up to that stage
+#   … clips, latents, coefficients, eval, experiments, theory, report   up to that stage
 #
 # This file holds targets only; each stage is a file in workflow/rules, each rule one `vlfm` subcommand.
 
@@ -23,6 +23,7 @@ include: "workflow/rules/coefficients.smk"
 include: "workflow/rules/training.smk"
 include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/theory.smk"
+include: "workflow/rules/experiments.smk"
 
 
 # Every subcommand reads this file. It is no rule's input: a rule runs again for its own settings (its `params`),
@@ -38,6 +39,7 @@ rule all:
         "results/eval/psnr.csv",
         "results/eval/videos/index.json",
         "results/theory/index.html",
+        expand("results/eval/{name}/index.json", name=EXPERIMENTS),
 
 
 rule clips:
@@ -74,3 +76,8 @@ rule report:
 rule theory:
     input:
         "results/theory/index.html",
+
+
+rule experiments:
+    input:
+        expand("results/eval/{name}/index.json", name=EXPERIMENTS),

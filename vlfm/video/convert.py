@@ -174,7 +174,7 @@ def _frames(
             )
         yield from resampler.push(shown, frame, begins(frame))
     end = resampler.last + resampler.interval
-    if not source.sound and source.media.duration:
+    if source.media.duration and not source.sound and not options.keep_damaged:
         # A last frame that is shown long is known by the container alone; with sound its length may be the sound's.
         stated = source.media.duration - source.media.offset
         end = stated if stated > end + resampler.interval else end

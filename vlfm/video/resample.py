@@ -44,8 +44,8 @@ class PathSettings:
     def __post_init__(self):
         if self.kind not in PATHS:
             raise VLFMError(f"unknown path {self.kind!r}; there are {', '.join(PATHS)}")
-        if not 2 <= self.window <= 64:
-            raise VLFMError(f"a window holds 2 to 64 frames; asked for {self.window}")
+        if not 3 <= self.window <= 64:  # windows of two frames do not overlap
+            raise VLFMError(f"a window holds 3 to 64 frames; asked for {self.window}")
         if not 1 <= self.order <= 2 * self.window**0.5:
             most = int(2 * self.window**0.5)
             raise VLFMError(
@@ -56,7 +56,7 @@ class PathSettings:
     @property
     def hop(self) -> int:
         """Frames from one window to the next."""
-        return max(1, self.window // 2)
+        return self.window // 2
 
 
 def window_starts(count: int, settings: PathSettings) -> list[int]:

@@ -28,7 +28,7 @@ class Source:
             is shown, turned upright where the file says so.
         rate: frames a second, exactly, as the container states it.
         sound: whether it has an audio stream.
-        colours: the file's own tags, ffmpeg's names: of `colorspace`, `color_primaries`, `color_trc` those it has.
+        colours: the file's own tags in ffmpeg's words: those of `colorspace`, `color_primaries`, `color_trc` it has.
     """
 
     file: Path
@@ -70,7 +70,7 @@ def open_source(source: str | Path, timeout: float = TIMEOUT) -> Source:
     else:
         raise VLFMError(f"{file} states no frame rate; put it in a container that has one (ffmpeg -i … out.mp4)")
     tags = re.search(r"color_space:(\S+) color_primaries:(\S+) color_trc:(\S+)", text)
-    names = ("colorspace", "color_primaries", "color_trc")
+    names = ("colorspace", "color_primaries", "color_trc")  # as the filter setparams calls them
     found = zip(names, tags.groups(), strict=True) if tags else ()
     return Source(
         file=file,

@@ -24,7 +24,7 @@ from vlfm.video.source import Source
 CHUNK = 1 << 15  # values of a picture multiplied at a time: the floats of a window then stay in the cache
 PATCH = 8  # of the autoencoder that is fitted on a video
 SAMPLES = 12  # frames it is fitted on
-CROPS, SIDE = 40, 8  # places taken of each, at random, and their side in patches
+CROPS, SIDE = 24, 8  # places taken of each, at random, and their side in patches
 
 
 class Space(Protocol):

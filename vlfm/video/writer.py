@@ -12,6 +12,7 @@ import numpy as np
 
 from vlfm.artifacts import atomic_path
 from vlfm.clips.media import die_with_parent
+from vlfm.clips.media import said as cleaned
 from vlfm.errors import VLFMError
 from vlfm.video.source import Source
 
@@ -64,12 +65,12 @@ def video_writer(
         command += ["-map", "0:v:0", "-map", "1:a?", "-c:a", "copy", "-map_metadata", "1"]
     colours = source.colours if source else {}
     matrix = f":out_color_matrix={colours['colorspace']}" if "colorspace" in colours else ""
+    tags = "".join(f":{name}={value}" for name, value in colours.items())
     shape = Fraction(source.media.aspect).limit_denominator(1000) if source else Fraction(1)
     with atomic_path(path) as temporary, tempfile.TemporaryFile() as said:
         command += [
-            *("-vf", f"scale=out_range=tv{matrix},format=yuv420p,setsar={shape}:max=1000"),
-            *(argument for name, value in colours.items() for argument in (f"-{name}", value)),
-            *("-color_range", "tv", "-fps_mode", "passthrough"),
+            *("-vf", f"scale=out_range=tv{matrix},format=yuv420p,setparams=range=tv{tags},setsar={shape}:max=1000"),
+            *("-fps_mode", "passthrough"),
             # Measured on a 720p film: veryfast takes 40 % of the time of the default preset, for 46.5 dB, not 48.3.
             *("-c:v", "libx264", "-preset", "veryfast", "-crf", f"{crf:g}", "-threads", str(threads)),
             # No version string or date: the same frames give the same bytes.
@@ -103,7 +104,7 @@ def video_writer(
                 process.stdin.close()
         if failed:
             said.seek(0)
-            lines = said.read().decode(errors="replace").strip()[-500:]
+            lines = "; ".join(map(cleaned, said.read().decode(errors="replace").strip().splitlines()[:2]))
             hint = "; sound that this container does not take goes into .mkv" if source and source.sound else ""
             raise VLFMError(f"ffmpeg could not write {path}: {lines or 'it gave no reason'}{hint}")
 

@@ -588,10 +588,28 @@ def test_a_decoder_folder_of_another_decoder_or_model_that_is_gone(stable_diffus
     shutil.copytree(stable_diffusion, tmp_path / "m")
     config = config_for("stable-diffusion", tmp_path / "m")
     prepare_decoder(config, [], tmp_path / "decoder", CPU)
-    with pytest.raises(VLFMError, match=r"is of decoder.name stable-diffusion, not autoencoder"):
+    with pytest.raises(
+        VLFMError, match=r"prepared for another decoder\.name than autoencoder .it has stable-diffusion"
+    ):
         load_decoder(config_for("autoencoder", tmp_path / "m"), tmp_path / "decoder", CPU)
+    with pytest.raises(VLFMError, match=r"prepared for another decoder\.model than elsewhere"):
+        load_decoder(config_for("stable-diffusion", "elsewhere"), tmp_path / "decoder", CPU)
+    with pytest.raises(VLFMError, match=r"prepared for another decoder\.vae than other"):
+        load_decoder(config_for("stable-diffusion", tmp_path / "m", vae="other"), tmp_path / "decoder", CPU)
     shutil.rmtree(tmp_path / "m")
     with pytest.raises(VLFMError, match="which is no more; run `vlfm prepare-decoder` again"):
         load_decoder(config, tmp_path / "decoder", CPU)
     with pytest.raises(VLFMError, match="there is no such folder"):
         prepare_decoder(config, [], tmp_path / "decoder", CPU)
+
+
+def test_a_model_that_was_replaced_since_is_noticed(stable_diffusion, tmp_path):
+    shutil.copytree(stable_diffusion, tmp_path / "m")
+    config = config_for("stable-diffusion", tmp_path / "m")
+    prepare_decoder(config, [], tmp_path / "decoder", CPU)
+    weights = tmp_path / "m" / "vae" / "diffusion_pytorch_model.safetensors"
+    save_file({name: value * 1.01 for name, value in load_file(weights).items()}, weights)
+    with pytest.raises(VLFMError, match="run `vlfm prepare-decoder` again"):
+        load_decoder(config, tmp_path / "decoder", CPU)
+    prepare_decoder(config, [], tmp_path / "decoder", CPU)
+    load_decoder(config, tmp_path / "decoder", CPU)

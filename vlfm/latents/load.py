@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from vlfm import config as configs
-from vlfm.artifacts import read_json
+from vlfm.artifacts import check_fingerprint, fingerprint, read_json
 from vlfm.errors import VLFMError
 from vlfm.latents.autoencoder import AutoencoderDecoder, LatentAutoencoder
 from vlfm.latents.decoder import VisualDecoder
@@ -14,14 +14,17 @@ from vlfm.latents.inversion import network_dtype
 from vlfm.latents.rectified_flow import RectifiedFlowDecoder
 from vlfm.latents.stable_diffusion import StableDiffusionDecoder
 from vlfm.latents.text import DIFFUSERS, WHOLE, CaptionEncoder, encoder_fingerprint, minilm_folder
-from vlfm.latents.weights import locate
+from vlfm.latents.weights import fingerprint_folder, locate
+
+FOUND = ("decoder.name", "decoder.model", "decoder.vae")  # what says where a decoder is that is not embedded
 
 
 def load_decoder(config: configs.Config, folder: Path, device: torch.device) -> VisualDecoder:
     """The visual decoder that `vlfm prepare-decoder` made or found, as its folder's `decoder.json` says.
 
     Raises:
-        VLFMError: if the folder is of another decoder, or the model is no longer where it was found.
+        VLFMError: if the folder is of another decoder, or the model is no longer where it was found, or no longer the
+            same: the latents of a run are never a mixture.
     """
     if config.decoder.name == "embedded":
         inversion = config.inversion
@@ -30,12 +33,31 @@ def load_decoder(config: configs.Config, folder: Path, device: torch.device) -> 
         return decoder.to(device)
     about = read_json(folder / "decoder.json")
     remedy = "run `vlfm prepare-decoder` again"
-    if about["name"] != config.decoder.name:
-        raise VLFMError(f"{folder} is of decoder.name {about['name']}, not {config.decoder.name}; {remedy}")
-    for place in filter(None, (about["model"], about["vae"])):
-        if not Path(place).is_dir():
+    for key, asked in configs.settings(config, *FOUND).items():
+        if about["settings"].get(key) != asked:
+            raise VLFMError(f"{folder} was prepared for another {key} than {asked} (it has {about['name']}); {remedy}")
+    model, vae, parts = Path(about["model"]), about["vae"] and Path(about["vae"]), tuple(about["parts"])
+    for place in filter(None, (model, vae)):
+        if not place.is_dir():
             raise VLFMError(f"the decoder was found in {place}, which is no more; {remedy}")
-    return open_decoder(config, Path(about["model"]), about["vae"], tuple(about["parts"]), device)
+    check_fingerprint(
+        decoder_fingerprint(about["name"], model, vae, parts),
+        about["fingerprint"],
+        model,
+        f"To use it as it is now, {remedy}.",
+    )
+    return open_decoder(config, model, vae, parts, device)
+
+
+def decoder_fingerprint(name: str, model: Path, vae: Path | None, parts: tuple[str, ...]) -> str:
+    """Identity of a decoder that was found: its weights, not where they lie. All files are read once through."""
+    return fingerprint(
+        {
+            "name": name,
+            "model": fingerprint_folder(model, parts),
+            "vae": None if vae is None else fingerprint_folder(vae, {""}),
+        }
+    )
 
 
 def open_decoder(

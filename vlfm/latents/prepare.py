@@ -5,13 +5,13 @@ from pathlib import Path
 import torch
 
 from vlfm import config as configs
-from vlfm.artifacts import fingerprint, write_json
+from vlfm.artifacts import write_json
 from vlfm.errors import VLFMError
 from vlfm.latents import rectified_flow, stable_diffusion
 from vlfm.latents.autoencoder import locate_autoencoder
 from vlfm.latents.fit import fit_decoder
-from vlfm.latents.load import open_decoder
-from vlfm.latents.weights import fingerprint_folder, is_whole, locate
+from vlfm.latents.load import FOUND, decoder_fingerprint, open_decoder
+from vlfm.latents.weights import is_whole, locate
 
 
 def prepare_decoder(config: configs.Config, shards: list[Path], output: Path, device: torch.device) -> None:
@@ -51,21 +51,10 @@ def prepare_decoder(config: configs.Config, shards: list[Path], output: Path, de
             "model": str(model),
             "vae": None if vae is None else str(vae),
             "parts": list(parts),
-            "settings": configs.settings(config, "decoder.name", "decoder.model", "decoder.vae"),
+            "settings": configs.settings(config, *FOUND),
         },
     )
     print(f"{config.decoder.name} in {model}: latents {'×'.join(map(str, shapes[0]))}, fingerprint {identity}")
-
-
-def decoder_fingerprint(name: str, model: Path, vae: Path | None, parts: tuple[str, ...]) -> str:
-    """Identity of a decoder that was found: its weights, not where they lie. All files are read once through."""
-    return fingerprint(
-        {
-            "name": name,
-            "model": fingerprint_folder(model, parts),
-            "vae": None if vae is None else fingerprint_folder(vae, {""}),
-        }
-    )
 
 
 def locate_decoder(settings: configs.Decoder) -> tuple[Path, Path | None, tuple[str, ...]]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from diffusers.training_utils import EMAModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vlfm import config as configs
@@ -117,6 +116,8 @@ class Trainer:
         self.learning_rate_factor = warmup_cosine(settings.steps, settings.warmup)
         self.ema = None
         if settings.ema and self.accelerator.is_main_process:
+            from diffusers.training_utils import EMAModel  # seconds, for the sake of much else
+
             # Its decay rises as (1 + k) / (10 + k), so that the average forgets the untrained network.
             self.ema = EMAModel(self.model.parameters(), decay=settings.ema, foreach=True)
 

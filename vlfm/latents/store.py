@@ -101,15 +101,15 @@ def write_store(
 
 def _write_group(group: zarr.Group, clips: Sequence[ClipLatents], dtype: str) -> zarr.Group:
     arrays = {
-        "latents": np.stack([clip.latents.astype(dtype) for clip in clips]),
+        "latents": np.stack([clip.latents.astype(dtype, copy=False) for clip in clips]),
         "times": np.stack([clip.times for clip in clips]),
-        "tokens": np.stack([clip.tokens.astype(dtype) for clip in clips]),
+        "tokens": np.stack([clip.tokens.astype(dtype, copy=False) for clip in clips]),
         "mask": np.stack([clip.mask for clip in clips]),
         "round_trip": np.array([clip.round_trip for clip in clips], dtype=np.float32),
         "rounding": np.array([clip.rounding for clip in clips], dtype=np.float32),
     }
     if clips[0].null_text is not None:
-        arrays["null_text"] = np.stack([clip.null_text.astype(np.float16) for clip in clips])
+        arrays["null_text"] = np.stack([clip.null_text.astype(np.float16, copy=False) for clip in clips])
     for name, values in arrays.items():
         # Latents hardly compress (3–8 %); reading a clip should cost one seek and no decompression.
         array = group.create_array(

@@ -67,6 +67,11 @@ def _device(arguments: argparse.Namespace):
     return torch.device(arguments.device)
 
 
+def _rank() -> int:
+    """This process's number among those that train together; 0 where it is alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def _shards(arguments: argparse.Namespace) -> list[str]:
     from vlfm.artifacts import read_json
 
@@ -150,7 +155,7 @@ def _train(arguments):
     dropout = config.training.caption_dropout > 0
     device = _device(arguments)
     decoder = arguments.decoder if (arguments.decoder / "decoder.json").exists() else None
-    if decoder is None:
+    if decoder is None and _rank() == 0:
         print(f"no visual decoder in {arguments.decoder}: the model will be a network alone, no pipeline")
     train(
         config,
@@ -168,7 +173,7 @@ def _train(arguments):
 
 def _preview(arguments, config, decoder, names, device):
     """What shows the first few captions while training; None if nothing is to be shown."""
-    if decoder is None or not config.training.preview_every:
+    if decoder is None or not config.training.preview_every or _rank():
         return None
     from vlfm.coefficients.shards import read_shard
     from vlfm.preview import make_preview
@@ -388,9 +393,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     arguments.command_line = sys.argv[1:] if argv is None else argv
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    rank = os.environ.get("RANK", "0")  # of several processes that train together
     who, log = arguments.command, arguments.log
-    if rank != "0":
+    if rank := _rank():
         who, log = f"{who}, process {rank}", log and log.with_suffix(f".{rank}{log.suffix}")
     with _copied_to(log):
         try:

@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,6 +39,14 @@ def make_accelerator(device: torch.device) -> Accelerator:
     )
     torch.set_num_threads(threads)  # Accelerate sets its own number on CPUs
     return accelerator
+
+
+def wrap(accelerator: Accelerator, model: torch.nn.Module) -> torch.nn.Module:
+    """The model as the processes train it together: its gradients are averaged over them."""
+    with warnings.catch_warnings():
+        # PyTorch 2.13's new name for the option has no place in Accelerate yet.
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+        return accelerator.prepare_model(model)
 
 
 class Council:

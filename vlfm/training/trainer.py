@@ -20,7 +20,7 @@ from vlfm.training.loader import batches
 from vlfm.training.metrics import MetricsLog
 from vlfm.training.network import new_model, save_model
 from vlfm.training.objective import Draw, Objective
-from vlfm.training.processes import Council, StopRequest, make_accelerator
+from vlfm.training.processes import Council, StopRequest, make_accelerator, wrap
 from vlfm.training.throughput import Throughput, peak_flops
 
 VERSION = 2  # of what a run gives for the same settings and data; raise it when that changes
@@ -110,7 +110,7 @@ class Trainer:
             # Block by block: one compilation serves all, and gradients are exchanged while the next are computed.
             for block in self.model.backbone.transformer_blocks:
                 block.compile()
-        self.network = self.accelerator.prepare_model(self.model)
+        self.network = wrap(self.accelerator, self.model)
         self.optimizer = new_optimizer(self.config, self.model, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.learning_rate_factor = warmup_cosine(settings.steps, settings.warmup)

@@ -1,14 +1,15 @@
 """The ablation of Table 1: the same backbone, data and seed under three heads, before and after training.
 
 `velocity` is the paper's flow matching, `direct` its ablation (the latents themselves), `coefficients` ours. Each is
-trained through the ordinary trainer for `experiments.ablation_steps` steps, at the times its loss asks for: velocity and
-direct uniformly over the clip (Definition D.9), coefficients as configured. Scored are clips recovered from their
+trained through the ordinary trainer for `experiments.ablation_steps` steps, at the times its loss asks for: velocity
+and direct uniformly over the clip (Definition D.9), coefficients as configured. Scored are clips recovered from their
 captions, in pixels.
 
 Equal steps: the trained networks. Equal seconds: each network when the one that was done first was done, read off its
 curve of PSNR against seconds, linearly between measurements.
 """
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from vlfm.errors import VLFMError
 from vlfm.evaluation.experiments.common import COLOURS, Row, Run, finish, means, number, write_videos
 from vlfm.evaluation.metrics import psnr, psnr_paper
 from vlfm.evaluation.plots import WIDTH, legend_below, svg
+from vlfm.evaluation.render import rate_times
 from vlfm.latents.frames import to_tensor
 from vlfm.model.flow_model import FlowModel
 from vlfm.model.transformer import VLFMTransformer
@@ -69,8 +71,10 @@ def run_head(run: Run, output: Path, head: str) -> None:
     moment_files = [path.with_suffix(".json") for path in coefficients]
     run = Run(config, run.results, run.shards, run.device)
     judge = Judge(run)
-    curve = Curve(judge, folder / "curve.json", config.training.preview_every)
-    curve.before(lambda: new_model(config, read_moments(moment_files)))
+    moments = read_moments(moment_files)
+    identity = run.identity("model", "training", "flow", "evaluation", "experiments", data=moments.fingerprint)
+    curve = Curve(judge, folder / f".curve-{identity}.json", config.training.preview_every)
+    curve.before(lambda: new_model(config, moments))
     curve.watch = Stopwatch()
     train(
         config,
@@ -83,31 +87,32 @@ def run_head(run: Run, output: Path, head: str) -> None:
         preview=curve,
     )
     model = FlowModel.from_pretrained(folder / "model", run.device)
-    scores, videos = judge.scores(model), []
-    for name in judge.names[: config.experiments.videos]:
+    steps, shown = config.training.steps, config.experiments.videos
+    last = curve.rows[-1]
+    scores, videos = last["scores"] if last["step"] == steps else judge.scores(model), []
+    for index, name in enumerate(judge.names[: max(1, shown)]):
         stored = run.latents(name)
+        instants = torch.from_numpy(rate_times(config.clips.fps, stored.duration))
         watch = Stopwatch()
-        latents = run.rendered(stored, torch.from_numpy(judge.decoded[name].times), model)
+        latents = run.rendered(stored, instants, model)
         seconds, evaluations = watch.seconds, model.evaluations
-        frames = run.coder(stored).without_null_text().generate(latents)
-        videos.append(write_videos(folder, name, stored.caption, {head: frames}, config.clips.fps))
-    if not videos:
-        stored = run.latents(judge.names[0])
-        watch = Stopwatch()
-        run.rendered(stored, torch.from_numpy(judge.decoded[judge.names[0]].times), model)
-        seconds, evaluations = watch.seconds, model.evaluations
+        if index < shown:
+            frames = run.coder(stored).without_null_text().generate(latents)
+            videos.append(write_videos(folder, name, stored.caption, {head: frames}, config.clips.fps))
     result = {
         "head": head,
-        "steps": config.training.steps,
-        "seconds": curve.seconds(config.training.steps),
+        "steps": steps,
+        "seconds": round(curve.seconds(steps), 3),
         "render_seconds": round(seconds, 4),
         "evaluations": evaluations,
         "before": curve.rows[0]["scores"],
         "after": scores,
-        "curve": curve.points(scores, config.training.steps),
+        "curve": curve.points(scores, steps),
         "videos": videos,
     }
     write_json(folder / "result.json", result)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    curve.path.unlink()
 
 
 class Judge:
@@ -232,7 +237,7 @@ def run(run: Run, output: Path) -> None:
         "Clips generated from their captions after "
         + f"{run.config.experiments.ablation_steps} training steps of each head: "
         + "; ".join(
-            f"{row['head']} {row['psnr_before']:.2f} → {row['psnr_after']:.2f} dB, {row['evaluations']} evaluations"
+            f"{row['head']} {row['psnr_before']:.2f} → {row['psnr_after']:.2f} dB, {_evaluations(row['evaluations'])}"
             for row in table
             if row["equal"] == "steps"
         )
@@ -254,6 +259,10 @@ def run(run: Run, output: Path) -> None:
     print(caption)
 
 
+def _evaluations(count: int) -> str:
+    return f"{count} evaluation{'s' * (count != 1)}"
+
+
 def _mean(scores: dict[str, dict[str, float]]) -> float:
     return round(float(np.mean([score["psnr"] for score in scores.values()])), 4)
 
@@ -271,7 +280,7 @@ def _figure(results: dict[str, dict]) -> str:
             "o-",
             color=colour,
             markersize=3.5,
-            label=f"{head} ({result['evaluations']} evaluation{'s' * (result['evaluations'] != 1)} a clip)",
+            label=f"{head} ({_evaluations(result['evaluations'])} a clip)",
         )
     axes.set(xlabel="seconds of training", ylabel="PSNR (dB)")
     legend_below(figure, axes, columns=1)

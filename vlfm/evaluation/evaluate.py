@@ -52,7 +52,8 @@ def evaluate(
         shards: names of the shards in the plan; clips come from as many of them as are needed.
         results: the run's folder, read only: clips, latents, coefficients, decoder and model in it.
         output: CSV with a row per clip, frame rate and stage. Every score is a mean over the frames nearest
-            to the rate's instants, each rendered at that frame's own presentation time.
+            to the rate's instants, each rendered at that frame's own presentation time. Rates above the clips' own
+            are rendered but not scored: between the frames there is no truth.
         videos: folder for `CLIP_24fps.mp4` …, generated from the captions, `CLIP_true.mp4`, a contact sheet
             `CLIP.png`, and `index.json`, written last.
 
@@ -165,6 +166,7 @@ def _evaluate_clip(
             },
         }
         for fps, instants_of_rate in rates.items()
+        if fps <= config.clips.fps
         for stage in STAGES
     ]
     names = {}

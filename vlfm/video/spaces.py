@@ -43,7 +43,12 @@ class Space(Protocol):
 
 
 class Pixels:
-    """The path straight on the pixels: N bytes read and one written for each byte of a frame."""
+    """The path straight on the pixels.
+
+    A frame costs `2N` operations a byte, N the frames with any weight in it (up to 12 for windows of 8). Frames are
+    made several at a time, so that each byte is read, and made a float, once for all of them: at 720p 66 MFLOP and
+    about 8 ms of one core a frame, a third of what encoding it takes.
+    """
 
     exact = True
 

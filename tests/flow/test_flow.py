@@ -212,6 +212,9 @@ def test_velocity_mse_plain_and_normalised():
     assert float(velocity_mse(prediction, target)) == pytest.approx((9 + 1 + 0 + 4) / 4)
     weighted = velocity_mse(prediction, target, torch.tensor([[0.0], [3.0]]), floor=2.0)
     assert float(weighted) == pytest.approx((5 / 4 + 2 / 13) / 2)
+    assert velocity_mse(prediction, target, reduction="none").tolist() == pytest.approx([5, 2])
+    each = velocity_mse(prediction, target, torch.tensor([[0.0], [3.0]]), 2.0, "none")
+    assert each.tolist() == pytest.approx([5 / 4, 2 / 13])
 
 
 def test_normalising_takes_out_the_schedules_energy():

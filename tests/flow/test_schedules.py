@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vlfm.errors import VLFMError
 from vlfm.flow.projection import frame_times
-from vlfm.flow.schedules import SCHEDULES, ExactSchedule, PaperSchedule
+from vlfm.flow.schedules import SCHEDULES, ExactSchedule, PaperSchedule, SchedulePerClip
 
 frames = st.integers(1, 120)
 durations = st.floats(0.05, 60)
@@ -139,3 +139,23 @@ def test_shapes_and_dtypes_follow_the_times(name, dtype, shape):
 def test_bad_settings(make, reason):
     with pytest.raises(VLFMError, match=reason):
         make()
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 3)])
+@pytest.mark.parametrize("kind", [ExactSchedule, PaperSchedule])
+def test_clips_side_by_side_keep_their_own_schedules(kind, shape):
+    own = [kind(frames, 1.0, 0.02) for frames in (6, 24, 12)]
+    which = torch.tensor([2, 0, 1, 2])
+    t = torch.rand(shape, dtype=torch.float64)
+    together = SchedulePerClip(own, which)
+    for index, each in enumerate(which):
+        for name in ("sigma", "mean_scale"):
+            for mixed, alone in zip(getattr(together, name)(t), getattr(own[each], name)(t[index]), strict=True):
+                assert torch.equal(mixed[index], alone)
+    assert torch.allclose(together.lead_in, torch.tensor([1 / 12, 1 / 6, 1 / 24, 1 / 12]))
+    assert together.starts_at_noise == (kind is ExactSchedule)
+
+
+def test_clips_side_by_side_measure_time_in_shares():
+    with pytest.raises(ValueError, match="duration is 1"):
+        SchedulePerClip([ExactSchedule(12, 0.5)], torch.zeros(2, dtype=torch.long))

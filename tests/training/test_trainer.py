@@ -14,6 +14,7 @@ from tests.model_data import write_shards
 from vlfm.artifacts import read_json
 from vlfm.checkpoints import Checkpoints, load_state, save_state
 from vlfm.errors import Stopped, VLFMError
+from vlfm.model.transformer import VLFMTransformer
 from vlfm.training import trainer as training
 from vlfm.training.data import read_moments
 from vlfm.training.loader import batches
@@ -169,6 +170,21 @@ def test_gradient_checkpointing_changes_nothing(data):
     saving = gradients(config_with(precision="float32", gradient_checkpointing=True), data)
     for one, two in zip(plain, saving, strict=True):
         assert torch.allclose(one, two, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_gives_the_same_gradient(data):
+    plain = gradients(config_with(precision="float32"), data)
+    compiled = gradients(config_with(precision="float32", compile=True, gradient_checkpointing=True), data)
+    for one, two in zip(plain, compiled, strict=True):
+        assert torch.allclose(one, two, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_ends_with_a_model_that_is_not(tmp_path, data):
+    saved = run(tmp_path, config_with(compile=True, ema=0.9), data)
+    assert not [name for name in saved if "_orig_mod" in name]
+    assert VLFMTransformer.from_pretrained(tmp_path / "model" / "transformer").config.head == "coefficients"
 
 
 def test_a_batch_that_does_not_divide_is_refused():

@@ -196,6 +196,11 @@ def _evaluate(arguments):
 
 
 def _report(arguments):
+    if arguments.picture:
+        from vlfm.evaluation.page.picture import write_picture
+
+        return write_picture(arguments.results, arguments.picture, _config(arguments).clips.fps)
+
     from vlfm.evaluation.report import write_report
 
     write_report(_config(arguments), arguments.results, arguments.output)
@@ -326,6 +331,7 @@ def _parser() -> argparse.ArgumentParser:
     paths(sub, results="results", plan=plan, output="results/eval/psnr.csv", videos="results/eval/videos")
     sub = command("report", _report, "write the self-contained report page")
     paths(sub, results="results", output="results/report/index.html")
+    sub.add_argument("--picture", type=Path, help="write this PNG of a few clips instead, for a README")
     sub = command("theory", _theory, "check the paper's lemmas on the run, as a page", device=True)
     paths(sub, results="results", plan=plan, output="results/theory")
     whole_video = (

@@ -15,6 +15,9 @@ min_version("9.0")
 configfile: workflow.source_path("config.yaml")
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/clips.smk"
 include: "workflow/rules/captions.smk"
@@ -24,6 +27,7 @@ include: "workflow/rules/training.smk"
 include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/theory.smk"
 include: "workflow/rules/experiments.smk"
+include: "workflow/rules/report.smk"
 
 
 # Every subcommand reads this file. It is no rule's input: a rule runs again for its own settings (its `params`),

@@ -45,6 +45,7 @@ def group(latents, times=None, autoencoder=None):
         autoencoder=latents if autoencoder is None else autoencoder,
         tokens=torch.zeros(clips, 3, 6),
         mask=torch.ones(clips, 3).bool(),
+        captions=[f"caption {index}" for index in range(clips)],
     )
 
 
@@ -65,7 +66,7 @@ class Linear:
     def __init__(self, matrix):
         self.matrix = matrix
 
-    def generate(self, latents):
+    def generate(self, latents, captions=None):
         return latents.flatten(1) @ self.matrix.T
 
     def decode(self, latents):
@@ -354,7 +355,7 @@ def test_the_page_is_whole_and_stands_alone(run):
 def test_the_same_run_gives_the_same_files(run):
     folder, _, _ = run
     one, two = ({path.name: path.read_bytes() for path in (folder / name).iterdir()} for name in ("one", "two"))
-    assert one == two and len(one) == 6 + 7 + 1
+    assert one == two and len(one) == 6 + 7 + 2
 
 
 def test_words_follow_the_numbers(run):

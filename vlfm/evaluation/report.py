@@ -1,186 +1,411 @@
-"""The report: one HTML page with everything in it, readable offline and on a phone."""
+"""The report: one HTML page with everything in it, readable offline, on a phone and with a keyboard.
 
-import base64
-import csv
-import html
+A run is shown as far as it has come: scores and videos there must be, the experiments and the theory are shown where
+they have run and named where they have not. Nothing is fetched: the page forbids it to itself (its Content-Security-
+Policy), and its videos are base64 blocks at its end, which become videos when they come into view.
+"""
+
 from collections import defaultdict
-from io import BytesIO
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 
-import numpy as np
-from PIL import Image
+import jinja2
+from markupsafe import Markup
 
 from vlfm import __version__
 from vlfm import config as configs
-from vlfm.artifacts import read_json, write_bytes
+from vlfm.artifacts import LedgerRow, read_json, write_bytes
+from vlfm.errors import VLFMError
 from vlfm.evaluation.ledger import read_rows, summarise
+from vlfm.evaluation.page import films
+from vlfm.evaluation.page.films import Group, Library
+from vlfm.evaluation.page.tables import Table, from_rows, make_table, read_csv
 
-TEMPLATE = Path(__file__).with_name("report.html")
+SIZE = 11_400_000  # bytes of videos and pictures: with the tables a page below 12 MB
+EXPERIMENTS_SHARE = 0.4  # of them, at most, for the experiments' videos
+LONG = 14  # rows from which a table is folded away
+STAGES = {
+    "decoder": "the autoencoder alone",
+    "inversion": "and to noise and back",
+    "projection": "and the polynomial path",
+    "network": "generated from the caption",
+}
+LOSSES = {
+    "decoder": "PSNR of the autoencoder alone",
+    "inversion": "lost to noise and back",
+    "projection": "lost to the polynomial path",
+    "network": "lost by generating from the caption",
+    "interpolation": "lost where every second frame is drawn between generated ones",
+    "total": "lost in all after the decoder",
+    "left": "PSNR of the last video: what is left",
+}
+EXPERIMENTS = ("ledger", "interpolation", "extrapolation", "order", "ablation", "speed")
+JOBS = (
+    "index",
+    "decode",
+    "prepare_decoder",
+    "encode_empty_caption",
+    "invert",
+    "project",
+    "train",
+    "evaluate",
+    "theory",
+)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One of the paper's experiments, as it is shown."""
+
+    name: str
+    title: str
+    caption: str
+    figure: str
+    table: Table
+    groups: list[Group]
+    shown: str
 
 
 def write_report(config: configs.Config, results: Path, output: Path) -> None:
-    """Write the page from a finished run's files; pictures and videos are embedded.
+    """Write the page from a finished run's files; figures and videos are embedded.
+
+    At most about 12 MB: experiments' videos are taken group by group, clips spread evenly over the run, as many as
+    there is room for; the page says how many of how many it shows.
 
     Raises:
         VLFMError: if a file of the run is missing or damaged.
     """
-    with (results / "eval" / "psnr.csv").open(newline="") as file:
-        scores = list(csv.DictReader(file))
-    index = read_json(results / "eval" / "videos" / "index.json")["clips"]
-    decoder = read_json(results / "decoder" / "decoder.json")
+    library = Library(SIZE)
+    scores = read_csv(results / "eval" / "psnr.csv")
     training = read_json(results / "model" / "training.json")
-    page = Template(TEMPLATE.read_text()).substitute(
+    theory = _theory(results / "theory", library)
+    loss = library.picture(_loss_curve(results / "model" / "metrics.csv").encode(), "image/svg+xml")
+    experiments = _experiments(results / "eval", library)
+    entries = read_json(results / "eval" / "videos" / "index.json")["clips"]
+    clips = _clips(entries, scores, results / "eval" / "videos", config, library)
+    rows = read_rows(results)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("vlfm.evaluation", "page"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    page = environment.get_template("page.html").render(
         version=__version__,
-        summary=html.escape(_summary(config, decoder, training, len(index))),
-        scores=_score_table(scores),
-        ledger=_ledger_table(results),
-        throughput=_throughput_table(results),
-        loss=_loss_curve(results / "model" / "metrics.csv"),
-        clips="\n".join(_clip(entry, scores, results / "eval" / "videos", config) for entry in index),
-        rates="\n".join(
-            f'<label><input type="radio" name="rate" value="{rate:g}"{" checked" if rate == config.clips.fps else ""}>'
-            f" {rate:g} frames/s</label>"
-            for rate in config.evaluation.fps
-        ),
-        config=html.escape((results / "config.yaml").read_text()),
+        style=Markup(_part("page.css")),
+        script=Markup(_part("page.js")),
+        long=LONG,
+        facts=_facts(config, scores, training),
+        settings=_settings(config, read_json(results / "decoder" / "decoder.json"), training),
+        ledger=next((experiment for experiment in experiments if experiment.name == "ledger"), None),
+        losses=_losses(results / "eval" / "ledger" / "means.csv"),
+        scores=_score_tables(config, scores),
+        stages=STAGES,
+        rates=_rates(entries, config),
+        clips=clips,
+        count=len(entries),
+        experiments=[experiment for experiment in experiments if experiment.name != "ledger"],
+        missing=[name for name in EXPERIMENTS if name not in {experiment.name for experiment in experiments}],
+        theory=theory,
+        loss=loss,
+        speed=_training_speed(config, training, results / "benchmarks" / "train.tsv"),
+        jobs=_jobs(results, rows, training["steps"] * config.training.batch_size, len(entries)),
+        clip_ledger=_clip_ledger(rows),
+        bad=_bad(rows),
+        config=(results / "config.yaml").read_text(),
+        videos=library.videos,
     )
     write_bytes(output, page.encode())
+    print(f"{output}: {len(clips)} of {len(entries)} clips, {len(page.encode()) / 1e6:.1f} MB")
 
 
-def _summary(config: configs.Config, decoder: dict, training: dict, shown: int) -> str:
-    lengths = " and ".join(f"{duration:g}" for duration in config.clips.durations)
-    sizes = " and ".join(f"{width}×{height}" for height, width in config.clips.sizes)
-    if "held_out_psnr" in decoder:
-        pictures = f"Autoencoder on held-out frames: {decoder['held_out_psnr']:.2f} dB."
+def _part(name: str) -> str:
+    return (Path(__file__).parent / "page" / name).read_text()
+
+
+# ------------------------------------------------------------------------------------------- the run in words
+
+
+def _facts(config: configs.Config, scores: list[dict[str, str]], training: dict) -> list[tuple[str, str]]:
+    """The few numbers a reader wants first: (value, what it is)."""
+    facts = []
+    native = [row for row in scores if float(row["fps"]) == config.clips.fps]
+    named = {"network": "generated from captions", "projection": "the polynomial path", "decoder": "the decoder alone"}
+    for stage, words in named.items():
+        values = [float(row["psnr"]) for row in native if row["stage"] == stage]
+        if values:
+            facts.append((f"{sum(values) / len(values):.1f} dB", f"PSNR, {words}"))
+    facts.append((str(training["clips"]), "clips learnt"))
+    facts.append((_evaluations(config), f"network evaluation{'s' * (_evaluations(config) != '1')} a clip"))
+    return facts
+
+
+def _evaluations(config: configs.Config) -> str:
+    """How often the network is evaluated for one clip, as far as the settings alone say it."""
+    return str(config.evaluation.steps) if config.model.head == "coefficients" else "several"
+
+
+def _settings(config: configs.Config, decoder: dict, training: dict) -> list[tuple[str, str]]:
+    clips, flow, model, train = config.clips, config.flow, config.model, config.training
+    lengths = " and ".join(f"{duration:g}" for duration in clips.durations)
+    sizes = " and ".join(f"{width}×{height}" for height, width in clips.sizes)
+    if config.decoder.name == "embedded":
+        visual = "a patch autoencoder and a small noise predictor, both trained on the clips"
+        if "held_out_psnr" in decoder:
+            visual += f"; {decoder['held_out_psnr']:.2f} dB on frames held out of its training"
     else:
-        pictures = f"Visual decoder: {decoder['name']}, {config.decoder.model}."
-    return (
-        f"{training['clips']} clips of {lengths} s at {config.clips.fps:g} frames a second, "
-        f"{sizes} pixels; order {config.flow.order}; "
-        f"{training['steps']} training steps of {config.training.batch_size} clips; "
-        f"{config.evaluation.steps} network evaluation(s) a clip. {pictures} {shown} clips shown below."
-    )
+        visual = f"{config.decoder.name}, {config.decoder.model}"
+    inversion = f"DDIM, {config.inversion.steps} steps, {config.inversion.refine} fixed-point refinement(s) a step"
+    if config.decoder.name == "autoencoder":
+        inversion = "none: the latents are the autoencoder's own"
+    elif config.decoder.name == "rectified-flow":
+        inversion = (
+            f"the flow backwards, {config.inversion.steps} steps, {config.inversion.refine} refinement(s) a step"
+        )
+    skipped = f", {training['skipped']} of them skipped" if training.get("skipped") else ""
+    return [
+        (
+            "clips",
+            f"{training['clips']} of {lengths} s at {clips.fps:g} frames a second, {sizes} pixels; {clips.index}",
+        ),
+        ("visual decoder", f"{visual}."),
+        ("inversion", f"{inversion}."),
+        (
+            "path",
+            f"{flow.order} Legendre polynomials ({flow.projection}); schedule {flow.schedule}, σ ≥ {flow.sigma_min:g}.",
+        ),
+        (
+            "network",
+            f"a DiT of {model.layers} layers and width {model.heads * model.head_dim}, patch {model.patch}; captions "
+            f"embedded by {config.text.encoder}; it predicts {model.head}.",
+        ),
+        (
+            "training",
+            f"{training['steps']} steps{skipped} of {train.batch_size} clips with {train.optimizer}, learning rate "
+            f"{train.learning_rate:g}; {train.pure_noise:.0%} of a batch at t = 0, {train.lead_in:.0%} in the lead-in.",
+        ),
+        ("rendering", f"{_evaluations(config)} network evaluation(s) a clip, guidance {config.evaluation.guidance:g}."),
+    ]
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>'
+# ------------------------------------------------------------------------------------------- scores
 
 
-def _score_table(scores: list[dict[str, str]]) -> str:
+def _score_tables(config: configs.Config, scores: list[dict[str, str]]) -> dict[str, Table]:
+    """Metric → a row per stage, a column per frame rate: means over clips with 95 % intervals."""
+    from vlfm.evaluation.metrics import mean_interval
+
     groups: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
     for row in scores:
-        groups[row["fps"], row["stage"]].append(row)
+        groups[row["stage"], row["fps"]].append(row)
+    rates = sorted({row["fps"] for row in scores}, key=float)
+    titles = {"psnr": "PSNR (dB)", "psnr_paper": "The paper's PSNR", "ssim": "SSIM"}
+    tables = {}
+    for metric, title in titles.items():
+        rows = []
+        for stage in dict.fromkeys(stage for stage, _ in groups):
+            row = {"stage": stage}
+            for rate in rates:
+                values = [float(line[metric]) for line in groups[stage, rate] if line[metric]]
+                interval = mean_interval(values, config.seed) if values else ("", "", "")
+                name = f"{rate} frames/s"
+                row |= dict(zip((name, f"{name}_low", f"{name}_high"), map(str, interval), strict=True))
+            rows.append(row)
+        tables[title] = from_rows(rows)
+    return tables
 
-    def interval(rows: list[dict[str, str]], name: str, digits: int) -> str:
-        values = np.array([float(row[name]) for row in rows])
-        half = 1.96 * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
-        return f"{values.mean():.{digits}f} ± {half:.{digits}f}"
 
-    return _table(
-        ["frames/s", "stage", "PSNR (dB)", "paper's PSNR", "SSIM", "clips"],
-        [
-            [
-                fps,
-                stage,
-                interval(rows, "psnr", 2),
-                interval(rows, "psnr_paper", 2),
-                interval(rows, "ssim", 4),
-                str(len(rows)),
-            ]
-            for (fps, stage), rows in groups.items()
-        ],
+def _losses(path: Path) -> Table | None:
+    """The ledger's means, each with what it is; None where it has not run."""
+    if not path.exists():
+        return None
+    rows = read_csv(path)
+    table = from_rows(
+        [{"": row["stage"], "dB": row["mean"], "dB_low": row["low"], "dB_high": row["high"]} for row in rows]
+    )
+    words = make_table(["what it is"], [[LOSSES.get(row["stage"], "")] for row in rows])
+    return Table(
+        [*table.head, *words.head], [[*cells, *more] for cells, more in zip(table.rows, words.rows, strict=True)]
     )
 
 
-def _ledger_table(results: Path) -> str:
-    rows = read_rows(results)
-    table = _table(
-        ["stage", "ok", "bad", "seconds", "MB written"],
-        [
-            [line.stage, str(line.ok), str(line.bad), f"{line.seconds:.1f}", f"{line.bytes / 1e6:.1f}"]
-            for line in summarise(rows)
-        ],
-    )
-    bad = [row for row in rows if row.status != "ok"]
-    if not bad:
-        return table
-    shown = [[row.stage, str(row.row), row.source, row.reason] for row in bad[:200]]
-    return table + _table(["stage", "row", "source", "reason"], shown)
+# ------------------------------------------------------------------------------------------- clips and experiments
 
 
-def _throughput_table(results: Path) -> str:
-    """Seconds of every job, from Snakemake's benchmark files."""
-    rows = []
-    for path in sorted((results / "benchmarks").rglob("*.tsv")):
-        with path.open(newline="") as file:
-            for job in csv.DictReader(file, delimiter="\t"):
-                name = path.relative_to(results / "benchmarks").with_suffix("")
-                rows.append([str(name), job["h:m:s"], job["max_rss"], job["mean_load"]])
-    return _table(["job", "time", "memory (MB)", "CPU load (%)"], rows)
+def _rates(entries: list[dict], config: configs.Config) -> list[tuple[str, bool]]:
+    """The frame rates that there are videos of, slowest first, and which one is shown first."""
+    rates = sorted({rate for entry in entries for rate in entry["videos"] if rate != "true"}, key=float)
+    native = f"{config.clips.fps:g}"
+    first = native if native in rates else rates[-1] if rates else ""
+    return [(rate, rate == first) for rate in rates]
+
+
+def _clips(
+    entries: list[dict], scores: list[dict[str, str]], folder: Path, config: configs.Config, library: Library
+) -> list[Group]:
+    """As many clips as there is room for, spread over the run; the first of them with every frame as a picture."""
+    paths = [[folder / name for name in entry["videos"].values()] for entry in entries]
+    chosen = films.spread_that_fits(entries, [films.cost(group) for group in paths], library.left)
+    stages: dict[str, dict[str, float]] = defaultdict(dict)
+    for row in scores:
+        if float(row["fps"]) == config.clips.fps:
+            stages[row["clip_id"]][row["stage"]] = float(row["psnr"])
+    groups = []
+    for entry in chosen:
+        videos = {rate: folder / name for rate, name in entry["videos"].items()}
+        true = library.film("true", {"": videos.pop("true")})
+        generated = library.film("from the caption", dict(sorted(videos.items(), key=lambda item: float(item[0]))))
+        psnr = stages[entry["clip_id"]]
+        note = "PSNR " + " · ".join(f"{stage} {value:.1f}" for stage, value in psnr.items()) + " dB" if psnr else ""
+        groups.append(Group(entry["caption"], [true, generated], note))
+    pictured = []
+    for entry, group in zip(chosen, groups, strict=True):
+        content = films.sheet(folder / entry["sheet"]) if len(pictured) < films.SHEETS and entry.get("sheet") else b""
+        fits = content and len(content) * 4 / 3 + 100 < library.left
+        pictured.append(
+            Group(group.title, group.films, group.note, library.picture(content, "image/webp") if fits else "")
+        )
+    return pictured
+
+
+def _experiments(folder: Path, library: Library) -> list[Experiment]:
+    """Every experiment that has run, the known ones first; their videos share what the page gives them."""
+    names = [path.parent.name for path in sorted(folder.glob("*/index.json")) if path.parent.name != "videos"]
+    names.sort(key=lambda name: EXPERIMENTS.index(name) if name in EXPERIMENTS else len(EXPERIMENTS))
+    indexes = {name: read_json(folder / name / "index.json") for name in names}
+    figures = {name: _figure(folder / f"{name}.svg", library) for name in names}
+    room = EXPERIMENTS_SHARE * library.left
+    reserved = library.left - room
+    taken: dict[str, list[Group]] = {name: [] for name in names}
+    # One group of each in turn, so that none takes all there is.
+    for turn in range(max((len(index["groups"]) for index in indexes.values()), default=0)):
+        for name, index in indexes.items():
+            for group in index["groups"][turn : turn + 1]:
+                paths = {video["label"]: folder / name / video["file"] for video in group["videos"]}
+                if films.cost(list(paths.values())) <= library.left - reserved:
+                    taken[name].append(Group(group["title"], [library.film(k, {"": v}) for k, v in paths.items()]))
+    return [
+        Experiment(
+            name,
+            index["title"],
+            index["caption"],
+            figures[name],
+            from_rows(read_csv(folder / f"{name}.csv")),
+            taken[name],
+            _shown(len(taken[name]), len(index["groups"])),
+        )
+        for name, index in indexes.items()
+    ]
+
+
+def _shown(shown: int, count: int) -> str:
+    return "" if shown == count else f"{shown} of {count} groups of videos; all of them lie beside the table."
+
+
+def _figure(path: Path, library: Library) -> str:
+    try:
+        return library.picture(path.read_bytes(), "image/svg+xml")
+    except FileNotFoundError:
+        raise VLFMError(f"{path} is missing: the stage that writes it has not run to its end") from None
+
+
+def _theory(folder: Path, library: Library) -> list[dict]:
+    """The theory page's findings with their figures; none where theory has not run."""
+    if not (folder / "findings.json").exists():
+        return []
+    return [
+        {
+            **finding,
+            "statement": Markup(finding["statement"]),
+            "measured": [Markup(sentence) for sentence in finding["measured"]],
+            "figures": [_figure(folder / f"{name}.svg", library) for name in finding["figures"]],
+        }
+        for finding in read_json(folder / "findings.json")
+    ]
+
+
+# ------------------------------------------------------------------------------------------- training and time
 
 
 def _loss_curve(metrics: Path) -> str:
-    import matplotlib
-
-    matplotlib.use("svg")
     from matplotlib import pyplot
 
-    with metrics.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    figure, axes = pyplot.subplots(figsize=(7, 2.6), layout="constrained")
-    axes.plot([int(row["samples"]) for row in rows], [float(row["loss"]) for row in rows], linewidth=1)
-    axes.set(xlabel="samples seen", ylabel="Parseval loss", yscale="log")
-    axes.grid(alpha=0.3)
-    picture = BytesIO()
-    figure.savefig(picture, format="svg", metadata={"Date": None})
-    pyplot.close(figure)
-    text = picture.getvalue().decode()
-    return text[text.index("<svg") :]
+    from vlfm.evaluation.plots import WIDTH, svg
 
-
-def _data(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _video(path: Path) -> str:
-    return _data(path.read_bytes(), "video/mp4")
-
-
-def _picture(path: Path) -> str:
-    """A contact sheet a tenth the size of its PNG: dozens of them have to fit in one page."""
-    content = BytesIO()
-    with Image.open(path) as image:
-        image.save(content, "JPEG", quality=85)
-    return _data(content.getvalue(), "image/jpeg")
-
-
-def _clip(entry: dict, scores: list[dict[str, str]], folder: Path, config: configs.Config) -> str:
-    native = f"{config.clips.fps:g}"
-    psnr = {
-        row["stage"]: row["psnr"]
-        for row in scores
-        if row["clip_id"] == entry["clip_id"] and float(row["fps"]) == config.clips.fps
-    }
-    caption = html.escape(entry["caption"])
-    videos = entry["videos"]
-    generated = "".join(
-        f'<video data-rate="{rate}" src="{_video(folder / name)}" muted loop playsinline autoplay'
-        f'{"" if rate == native else " hidden"} aria-label="generated at {rate} frames a second"></video>'
-        for rate, name in videos.items()
-        if rate != "true"
+    rows = read_csv(metrics)
+    figure, axes = pyplot.subplots(figsize=(WIDTH, 2.8), layout="constrained")
+    axes.plot(
+        [int(row["samples"]) for row in rows], [float(row["loss"]) for row in rows], linewidth=1.2, color="#0072B2"
     )
-    line = ", ".join(f"{stage} {float(value):.1f}" for stage, value in psnr.items())
-    return f"""<article>
-<h3>{caption}</h3>
-<div class="pair">
-<figure><video src="{_video(folder / videos["true"])}" muted loop playsinline autoplay
-aria-label="true clip"></video><figcaption>true</figcaption></figure>
-<figure>{generated}<figcaption>from the caption</figcaption></figure>
-</div>
-<p class="small">PSNR in dB: {html.escape(line)}</p>
-<details><summary>every frame, every stage</summary><div class="scroll">
-<img alt="contact sheet" src="{_picture(folder / entry["sheet"])}"></div></details>
-</article>"""
+    axes.set(xlabel="samples seen", ylabel="loss", yscale="log")
+    axes.grid(alpha=0.3)
+    return svg(figure, "loss")
+
+
+def _training_speed(config: configs.Config, training: dict, benchmark: Path) -> str:
+    samples = training["steps"] * config.training.batch_size
+    if not benchmark.exists():
+        return f"{samples} samples."
+    seconds = sum(float(row["s"]) for row in _benchmark(benchmark))
+    return (
+        f"{samples} samples in {_time(seconds)}: {samples / max(seconds, 1e-9):.1f} samples a second, start included."
+    )
+
+
+def _benchmark(path: Path) -> list[dict[str, str]]:
+    import csv
+
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def _jobs(results: Path, ledger: list[LedgerRow], samples: int, evaluated: int) -> Table | None:
+    """Seconds, clips a second and memory of every stage, from Snakemake's benchmark files; None without any."""
+    folder = results / "benchmarks"
+    stages: dict[str, list[dict[str, str]]] = defaultdict(list)
+    for path in sorted(folder.rglob("*.tsv")):
+        stages[path.relative_to(folder).with_suffix("").parts[0]] += _benchmark(path)
+    stages.pop("report", None)
+    if not stages:
+        return None
+    items = {line.stage: line.ok for line in summarise(ledger)} | {"train": samples, "evaluate": evaluated}
+    order = [*JOBS, *EXPERIMENTS]
+    rows = []
+    for stage in sorted(stages, key=lambda name: (order.index(name) if name in order else len(order), name)):
+        jobs = stages[stage]
+        seconds = sum(float(job["s"]) for job in jobs)
+        count = items.get(stage)
+        peak = max((float(job["max_rss"]) for job in jobs if _is_number(job["max_rss"])), default=None)
+        cpu = sum(float(job["cpu_time"]) for job in jobs if _is_number(job["cpu_time"]))
+        rate = count / seconds if count and seconds else None
+        name = stage.replace("_", " ")
+        rows.append([name, len(jobs), round(seconds, 1), count, rate, peak, cpu / seconds if seconds > 1 else None])
+    head = ["stage", "jobs", "seconds", "clips", "clips/s", "memory (MB)", "cores busy"]
+    return make_table(head, rows)
+
+
+def _is_number(text: str | None) -> bool:
+    try:
+        float(text or "")
+    except ValueError:
+        return False
+    return True
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+def _clip_ledger(rows: list[LedgerRow]) -> Table:
+    return make_table(
+        ["stage", "clips", "bad", "seconds", "MB written"],
+        [[line.stage, line.ok, line.bad, line.seconds, line.bytes / 1e6] for line in summarise(rows)],
+    )
+
+
+def _bad(rows: Iterable[LedgerRow]) -> Table | None:
+    """The bad clips, the first 200; None if there are none."""
+    bad = [[row.stage, row.row, row.source, row.reason] for row in rows if row.status != "ok"]
+    return make_table(["stage", "row", "source", "reason"], bad[:200]) if bad else None

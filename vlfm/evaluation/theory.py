@@ -9,7 +9,7 @@ import inspect
 import io
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vlfm import config as configs
-from vlfm.artifacts import progress, write_bytes
+from vlfm.artifacts import progress, write_bytes, write_json
 from vlfm.clips.shards import read_clips
 from vlfm.errors import VLFMError
 from vlfm.evaluation import plots
@@ -60,6 +60,7 @@ class ClipGroup:
         latents: u, (B, N, C, h, w), inverted.
         autoencoder: the same frames through the autoencoder alone, of the same shape.
         tokens: (B, L, D) float32. mask: (B, L).
+        captions: B texts.
     """
 
     clip_ids: list[str]
@@ -68,6 +69,7 @@ class ClipGroup:
     autoencoder: Tensor
     tokens: Tensor
     mask: Tensor
+    captions: list[str]
 
     def of(self, kind: str) -> Tensor:
         """The latents called `inverted` or `autoencoder`."""
@@ -110,6 +112,7 @@ def load_groups(results: Path, shards: list[str], decoder: VisualDecoder, limit:
             autoencoder=torch.stack([encoded for _, encoded in members]).double(),
             tokens=torch.from_numpy(np.stack([entry.tokens for entry, _ in members])),
             mask=torch.from_numpy(np.stack([entry.mask for entry, _ in members])),
+            captions=[entry.caption for entry, _ in members],
         )
         for members in found.values()
     ]
@@ -320,7 +323,11 @@ def measure_lipschitz(
         "projection error": torch.stack([errors[g][0][c, n] for g, c, n in frames]),
         "network error": torch.stack([errors[g][1][c, n] for g, c, n in frames]),
     }
-    generate = _batched(decoder.generate, config.inversion.batch_size)
+    captions = [groups[g].captions[c] for g, c, _ in frames]
+
+    def generate(latents: Tensor) -> Tensor:
+        return decoder.generate(latents, captions).cpu()
+
     differentiable = with_gradients(decoder)
     if differentiable is not None:
         climbed = [
@@ -368,7 +375,10 @@ def measure_lipschitz(
             quotients = theory.lipschitz_quotient(generate, points, delta, base)
             add("decoder", direction, sizes, quotients, grid)
     encoded = torch.stack([groups[g].autoencoder[c, n] for g, c, n in frames]).float()
-    decode = _batched(decoder.decode, config.inversion.batch_size)
+
+    def decode(latents: Tensor) -> Tensor:
+        return decoder.decode(latents).cpu()
+
     base = decode(encoded)
     for size in SIZES:
         delta = size * _unit(random) * _shaped(encoded.flatten(1).norm(dim=1), random)
@@ -385,7 +395,7 @@ def with_gradients(decoder: VisualDecoder) -> Callable[[Tensor], Tensor] | None:
     walk = inspect.unwrap(inversion.generate)
 
     def generate(latents: Tensor) -> Tensor:
-        start = walk(lambda state, step: decoder.unet(state, step).sample, latents, decoder.scheduler, decoder.steps)
+        start = walk(decoder.predict_noise, latents, decoder.scheduler, decoder.steps)
         return decoder.autoencoder.decode(start).clamp(-1, 1)
 
     return generate
@@ -412,7 +422,12 @@ def measure_budget(
     rows = []
     duration = config.clips.longest
     shown = {(g, c) for g, c, _ in _spread(groups, pictures)}
-    generate = _batched(decoder.generate, config.inversion.batch_size)
+
+    def generate(group: ClipGroup, chosen: list[int], latents: Tensor) -> Tensor:
+        """Latents (clips, K, C, h, w) of the chosen clips → frames (clips, K, 3, H, W)."""
+        captions = [group.captions[c] for c in chosen for _ in range(latents.shape[1])]
+        return decoder.generate(latents.flatten(0, 1).float(), captions).cpu().unflatten(0, latents.shape[:2])
+
     for g, (group, guess) in enumerate(zip(groups, predicted, strict=True)):
         count = len(group.times)
         shape = group.latents.shape[2:]
@@ -420,7 +435,7 @@ def measure_budget(
         full = project(group.latents, projection_matrix(group.times, config.flow.order, duration))
         chosen = [c for c in range(len(group.clip_ids)) if (g, c) in shown]
         if chosen:
-            truth = generate(group.latents[chosen].flatten(0, 1).float()).unflatten(0, (len(chosen), count))
+            truth = generate(group, chosen, group.latents[chosen])
         half = theory.every_nth(count, 2)
         for observed, mask, order in (
             ("every frame", torch.ones(count, dtype=torch.bool), config.flow.order),
@@ -441,7 +456,7 @@ def measure_budget(
                 sigma = path.schedule.sigma(budget.times)[0]
                 psi = reconstruct(prediction[chosen], path.basis.evaluate(budget.times)[None])
                 psi = psi + sigma.reshape(1, -1, *(1,) * len(shape)) * z[chosen, None]
-                made = generate(psi.flatten(0, 1).float()).unflatten(0, psi.shape[:2])
+                made = generate(group, chosen, psi)
                 picture[chosen] = (made - truth[:, first:]).double().flatten(2).norm(dim=2)
             for c, name in enumerate(group.clip_ids):
                 for k, time in enumerate(budget.times.tolist()):
@@ -489,7 +504,7 @@ def largest_quotient(rows: list[dict]) -> float:
 
 
 def write_theory(config: configs.Config, shards: list[str], results: Path, output: Path, device: torch.device) -> None:
-    """Measure everything on a run and write CSVs, figures (SVG) and, last, `index.html` into the folder `output`.
+    """Measure everything on a run; write CSVs, figures (SVG), what they say (`findings.json`) and, last, `index.html`.
 
     A number is about clips of one length and size: where there are several, those that occur most often are measured.
 
@@ -530,6 +545,7 @@ def write_theory(config: configs.Config, shards: list[str], results: Path, outpu
             f"{counts[most]} of {sum(counts.values())} clips have."
         )
     findings = describe(tables, config.flow.order, config.flow.schedule, largest_quotient(tables["lipschitz"]))
+    write_json(output / "findings.json", [asdict(finding) for finding in findings])
     write_bytes(output / "index.html", page(about, findings, figures).encode())
     for finding in findings:
         print(plain(finding))
@@ -614,11 +630,6 @@ def _spread(groups: list[ClipGroup], count: int) -> list[tuple[int, int, int]]:
     ]
     picked = np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)
     return [frames[index] for index in picked]
-
-
-def _batched(function: Callable[[Tensor], Tensor], size: int) -> Callable[[Tensor], Tensor]:
-    """The function in batches, results on the CPU."""
-    return lambda points: torch.cat([function(part).cpu() for part in points.split(size)])
 
 
 def _unit(steps: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-# The model against the true clips, and the page that shows it.
+# The model against the true clips.
 
 
 rule evaluate:
@@ -10,7 +10,7 @@ rule evaluate:
         latents=shards("results/latents/{shard}.zarr"),
         coefficients=shards("results/coefficients/{shard}.tar"),
     output:
-        psnr="results/eval/psnr.csv",
+        psnr=report("results/eval/psnr.csv", caption="../report/psnr.rst", category="Scores"),
         videos="results/eval/videos/index.json",
     log:
         "results/logs/evaluate.log",
@@ -27,23 +27,3 @@ rule evaluate:
         "../../envs/vlfm.yaml"
     shell:
         "vlfm evaluate --config results/config.yaml --plan {input.plan:q} --threads {threads} --log {log:q}"
-
-
-rule write_report:
-    input:
-        psnr="results/eval/psnr.csv",
-        videos="results/eval/videos/index.json",
-    output:
-        "results/report/index.html",
-    log:
-        "results/logs/report.log",
-    benchmark:
-        "results/benchmarks/report.tsv"
-    threads: 1
-    resources:
-        mem_mb=4000,
-        runtime=30,
-    conda:
-        "../../envs/vlfm.yaml"
-    shell:
-        "vlfm report --config results/config.yaml --output {output:q} --log {log:q}"

@@ -1,6 +1,9 @@
 # The paper's experiments on a finished run, each with a table, a figure and videos side by side.
 
 EXPERIMENTS = ["interpolation", "extrapolation", "order", "ledger", "ablation", "speed"]
+if CONFIG.clips.fps not in CONFIG.evaluation.fps:
+    # The stages it compares are scored at the clips' own rate.
+    EXPERIMENTS.remove("ledger")
 HEADS = ["velocity", "direct", "coefficients"]
 
 
@@ -10,9 +13,13 @@ wildcard_constraints:
 
 def experiment(name, *details):
     """An experiment's outputs: the table and the figure, the index of its videos, and further tables."""
+
+    def shown(path, kind):
+        return report(path, caption=f"../report/{name}.rst", category="Experiments", labels={"experiment": name, "as": kind})
+
     return {
-        "table": f"results/eval/{name}.csv",
-        "figure": f"results/eval/{name}.svg",
+        "table": shown(f"results/eval/{name}.csv", "table"),
+        "figure": shown(f"results/eval/{name}.svg", "figure"),
         "index": f"results/eval/{name}/index.json",
         **{detail: f"results/eval/{name}/{detail}.csv" for detail in details},
     }

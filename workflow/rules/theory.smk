@@ -9,7 +9,8 @@ rule measure_theory:
         clips=shards("results/clips/{shard}.tar"),
         latents=shards("results/latents/{shard}.zarr"),
     output:
-        page="results/theory/index.html",
+        page=report("results/theory/index.html", caption="../report/theory.rst", category="Theory"),
+        findings="results/theory/findings.json",
         tables=expand(
             "results/theory/{name}.csv",
             name=["projection", "held_out", "timescale", "closed_form", "lipschitz", "budget"],

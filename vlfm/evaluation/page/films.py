@@ -1,0 +1,144 @@
+"""What of a run's videos the page holds: whole clips, spread over the run, until the page is full."""
+
+import base64
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from vlfm.errors import VLFMError
+
+SHEETS = 6  # clips whose every frame is shown as a picture too
+
+
+@dataclass(frozen=True)
+class Film:
+    """One video element.
+
+    Attributes:
+        label: what it shows.
+        sources: frame rate → the id of a video in the page; or "" → the only one.
+        width, height: pixels.
+    """
+
+    label: str
+    sources: dict[str, str]
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """Films seen side by side, in step.
+
+    Attributes:
+        title: the caption they were made from.
+        note: a line below.
+        sheet: data URI of a contact sheet, or "".
+    """
+
+    title: str
+    films: list[Film]
+    note: str = ""
+    sheet: str = ""
+
+
+@dataclass
+class Library:
+    """The page's videos, each once, and how many bytes of page they and its pictures take.
+
+    Attributes:
+        left: bytes that are left.
+        videos: id → base64.
+    """
+
+    left: int
+    videos: dict[str, str] = field(default_factory=dict)
+    _ids: dict[Path, str] = field(default_factory=dict)
+
+    def film(self, label: str, paths: dict[str, Path]) -> Film:
+        """A film of videos by frame rate, which are put into the page.
+
+        Raises:
+            VLFMError: if one is missing or is no video.
+        """
+        width, height = _size(next(iter(paths.values())))
+        return Film(label, {rate: self._put(path) for rate, path in paths.items()}, width, height)
+
+    def picture(self, content: bytes, kind: str) -> str:
+        """A picture as a data URI."""
+        uri = f"data:{kind};base64,{base64.b64encode(content).decode()}"
+        self.left -= len(uri)
+        return uri
+
+    def fits(self, paths: list[Path]) -> bool:
+        return cost(paths) <= self.left
+
+    def _put(self, path: Path) -> str:
+        if path not in self._ids:
+            self._ids[path] = f"v{len(self._ids)}"
+            self.videos[self._ids[path]] = base64.b64encode(path.read_bytes()).decode()
+            self.left -= cost([path])
+        return self._ids[path]
+
+
+def cost(paths: list[Path]) -> int:
+    """Bytes of page that videos take.
+
+    Raises:
+        VLFMError: if one is missing.
+    """
+    try:
+        return sum(4 * -(-path.stat().st_size // 3) for path in paths)
+    except FileNotFoundError as error:
+        raise VLFMError(
+            f"{error.filename} is missing; remove the index.json beside it and run its rule again"
+        ) from None
+
+
+def spread(items: list, limit: int) -> list:
+    """At most `limit` of the items, evenly spaced, in order."""
+    if len(items) <= limit:
+        return list(items)
+    return [items[index] for index in np.linspace(0, len(items) - 1, limit).round().astype(int)]
+
+
+def spread_that_fits(items: list, costs: list[int], room: int) -> list:
+    """As many items as fit, evenly spaced; one at least, whatever it takes."""
+    places = list(range(len(items)))
+    for limit in range(len(items), 1, -1):
+        chosen = spread(places, limit)
+        if sum(costs[place] for place in chosen) <= room:
+            return [items[place] for place in chosen]
+    return items[:1]
+
+
+def sheet(path: Path) -> bytes:
+    """A contact sheet as WebP, a tenth the size of its PNG.
+
+    Raises:
+        VLFMError: if it is missing or damaged.
+    """
+    content = BytesIO()
+    try:
+        with Image.open(path) as image:
+            image.convert("RGB").save(content, "WEBP", quality=72, method=4)
+    except OSError as error:
+        raise VLFMError(f"the picture {path} cannot be read ({error}); run `vlfm evaluate` again") from None
+    return content.getvalue()
+
+
+def _size(path: Path) -> tuple[int, int]:
+    video = cv2.VideoCapture(str(path))
+    try:
+        width, height = (int(video.get(name)) for name in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+    finally:
+        video.release()
+    if not width or not height:
+        raise VLFMError(
+            f"{path} is not a video that can be read; remove the index.json beside it and run its rule again"
+        )
+    return width, height

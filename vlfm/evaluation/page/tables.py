@@ -1,0 +1,135 @@
+"""Tables of the page: numbers rounded alike down a column, intervals beside their means."""
+
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlfm.errors import VLFMError
+
+NAMES = {
+    "fps": "frames/s",
+    "psnr": "PSNR (dB)",
+    "psnr_paper": "the paper's PSNR",
+    "ssim": "SSIM",
+    "ms_ssim": "MS-SSIM",
+    "vmaf": "VMAF",
+    "lpips": "LPIPS",
+    "fvd": "FVD",
+    "difference_psnr": "PSNR of changes (dB)",
+    "flicker": "flicker (dB)",
+    "psnr_before": "PSNR before (dB)",
+    "psnr_after": "PSNR after (dB)",
+    "psnr_paper_before": "the paper's, before",
+    "psnr_paper_after": "the paper's, after",
+    "fewer": "times fewer",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in a table, and the number it is sorted by (None: by its text)."""
+
+    text: str
+    value: float | None = None
+    interval: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and rows of cells; `numeric` says which columns are numbers."""
+
+    head: list[str]
+    rows: list[list[Cell]]
+
+    @property
+    def numeric(self) -> list[bool]:
+        return [all(row[place].value is not None or not row[place].text for row in self.rows) for place in self._places]
+
+    @property
+    def _places(self) -> range:
+        return range(len(self.head))
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV.
+
+    Raises:
+        VLFMError: if it is missing or is not a CSV.
+    """
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    except FileNotFoundError:
+        raise VLFMError(f"{path} is missing: the stage that writes it has not run here") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise VLFMError(f"{path} is damaged ({error}); remove it and run its rule again") from None
+    if any(None in row or None in row.values() for row in rows):
+        raise VLFMError(f"{path} is damaged: a row has more or fewer cells than the header; run its rule again")
+    return rows
+
+
+def make_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
+    """A table from values: numbers and their digits are found column by column; None is an empty cell."""
+    rows = [list(row) for row in rows]
+    columns = [_column([row[place] for row in rows]) for place in range(len(head))]
+    return Table([_name(name) for name in head], [list(cells) for cells in zip(*columns, strict=True)])
+
+
+def from_rows(rows: Sequence[dict[str, str]]) -> Table:
+    """The table of a CSV's rows: a column X with X_low and X_high beside it becomes one, with its 95 % interval."""
+    if not rows:
+        return Table([], [])
+    names = [name for name in rows[0] if not _is_bound(name, rows[0])]
+    columns = []
+    for name in names:
+        bounds = [(row.get(f"{name}_low") or "", row.get(f"{name}_high") or "") for row in rows]
+        columns.append(_column([row[name] for row in rows], bounds))
+    return Table([_name(name) for name in names], [list(cells) for cells in zip(*columns, strict=True)])
+
+
+def _is_bound(name: str, row: dict[str, str]) -> bool:
+    return any(name.endswith(end) and name.removesuffix(end) in row for end in ("_low", "_high"))
+
+
+def _name(name: str) -> str:
+    return NAMES.get(name, name.replace("_", " "))
+
+
+def _column(values: Sequence[Any], bounds: Sequence[tuple[str, str]] | None = None) -> list[Cell]:
+    numbers = [_number(value) for value in values]
+    if any(number is None and str(value or "") for number, value in zip(numbers, values, strict=True)):
+        return [Cell("" if value is None else str(value)) for value in values]
+    digits = _digits([number for number in numbers if number is not None])
+    cells = []
+    for place, number in enumerate(numbers):
+        low, high = (_number(bound) for bound in bounds[place]) if bounds else (None, None)
+        interval = "" if low is None or high is None else f"{_text(low, digits)} … {_text(high, digits)}"
+        cells.append(Cell("" if number is None else _text(number, digits), number, interval))
+    return cells
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _digits(numbers: Sequence[float]) -> int | None:
+    """Digits after the point that give the largest four in all; None where a column spans too much for that."""
+    sizes = [abs(number) for number in numbers if number]
+    if not sizes or all(number == int(number) for number in numbers):
+        return 0
+    if max(sizes) / min(sizes) > 1e5 and max(sizes) > 1e3:
+        return None
+    return min(4, max(0, 3 - math.floor(math.log10(max(sizes)))))
+
+
+def _text(number: float, digits: int | None) -> str:
+    text = f"{number:.3g}" if digits is None else f"{number:.{digits}f}"
+    # A rounded −0.00 is 0; a minus is longer than a hyphen.
+    return (text.lstrip("-") if not float(text) else text).replace("-", "\u2212")

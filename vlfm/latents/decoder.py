@@ -22,7 +22,12 @@ class VisualDecoder(ABC):
     Args of `invert` and `generate`:
         captions: one per frame, for a decoder that is conditioned on them (`inversion.prompt: caption`); the others
             ignore them. None stands for empty captions.
+
+    Attributes:
+        batch_size: frames worked on at a time; None for all that are given.
     """
+
+    batch_size: int | None = None
 
     @property
     @abstractmethod

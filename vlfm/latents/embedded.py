@@ -3,6 +3,7 @@
 It stands in for Stable Diffusion where no model can be downloaded, behind the same interface.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -53,7 +54,8 @@ class EmbeddedDecoder(VisualDecoder):
         check_size(height, width, unit)
         return self.autoencoder.config.channels, height // patch, width // patch
 
-    def _noise(self, state: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+    def predict_noise(self, state: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        """The noise in a state (B, C, h, w), float32; differentiable."""
         return self.unet(state.to(self.unet.dtype), timestep).sample.float()
 
     @torch.no_grad()
@@ -65,13 +67,26 @@ class EmbeddedDecoder(VisualDecoder):
         return self.autoencoder.decode(latents.to(self.device)).clamp(-1, 1)
 
     def invert(self, frames: torch.Tensor, captions: Captions = None) -> torch.Tensor:
-        return inversion.invert(self._noise, self.encode(frames), self.scheduler, self.steps, self.refine)
+        return self._in_parts(
+            lambda part: inversion.invert(
+                self.predict_noise, self.encode(part), self.scheduler, self.steps, self.refine
+            ),
+            frames,
+        )
 
     def generate(
         self, latents: torch.Tensor, captions: Captions = None, null_text: torch.Tensor | None = None
     ) -> torch.Tensor:
         refuse_null_text(self, null_text)
-        return self.decode(inversion.generate(self._noise, latents.to(self.device), self.scheduler, self.steps))
+        return self._in_parts(
+            lambda part: self.decode(
+                inversion.generate(self.predict_noise, part.to(self.device), self.scheduler, self.steps)
+            ),
+            latents,
+        )
+
+    def _in_parts(self, run: Callable[[torch.Tensor], torch.Tensor], values: torch.Tensor) -> torch.Tensor:
+        return torch.cat([run(part) for part in values.split(self.batch_size or len(values))])
 
     def save_pretrained(self, folder: Path | str) -> None:
         self.autoencoder.save_pretrained(Path(folder) / "autoencoder")

@@ -100,6 +100,7 @@ def invert_shard(
         partial.mkdir(parents=True, exist_ok=True)
         tokens = _encode_captions(config, captions, partial / "captions.safetensors", device)
         decoder = load_decoder(config, decoder_folder, device)
+        decoder.batch_size = None  # batches are cut here, by what fits
         sizes = BatchSizes(partial / "batch.json", lambda: _frames_at_once(config, decoder, first, len(captions)))
         inverter = _Inverter(config, decoder, sizes)
 

@@ -16,6 +16,7 @@ from vlfm.latents.stable_diffusion import StableDiffusionDecoder
 from vlfm.latents.text import DIFFUSERS, WHOLE, CaptionEncoder, encoder_fingerprint, minilm_folder
 from vlfm.latents.weights import fingerprint_folder, locate
 
+UNMEASURED = 8  # frames at a time for `inversion.batch_size: auto` where nobody measures what fits
 FOUND = ("decoder.name", "decoder.model", "decoder.vae")  # what says where a decoder is that is not embedded
 
 
@@ -30,6 +31,7 @@ def load_decoder(config: configs.Config, folder: Path, device: torch.device) -> 
         inversion = config.inversion
         dtype = network_dtype(inversion.precision, device)
         decoder = EmbeddedDecoder.from_pretrained(folder, inversion.steps, inversion.refine, dtype, inversion.compile)
+        decoder.batch_size = _batch_size(config)
         return decoder.to(device)
     about = read_json(folder / "decoder.json")
     remedy = "run `vlfm prepare-decoder` again"
@@ -60,6 +62,10 @@ def decoder_fingerprint(name: str, model: Path, vae: Path | None, parts: tuple[s
     )
 
 
+def _batch_size(config: configs.Config) -> int:
+    return UNMEASURED if config.inversion.batch_size == "auto" else config.inversion.batch_size
+
+
 def open_decoder(
     config: configs.Config, model: Path, vae: Path | str | None, parts: tuple[str, ...], device: torch.device
 ) -> VisualDecoder:
@@ -77,7 +83,7 @@ def open_decoder(
         "steps": config.inversion.steps,
         "refine": config.inversion.refine,
         "captioned": config.inversion.prompt == "caption",
-        "batch_size": None if config.inversion.batch_size == "auto" else config.inversion.batch_size,
+        "batch_size": _batch_size(config),
         "compile": config.inversion.compile,
     }
     if config.decoder.name == "autoencoder":

@@ -212,12 +212,16 @@ def _theory(arguments):
     write_theory(_config(arguments), _shards(arguments), arguments.results, arguments.output, _device(arguments))
 
 
+def _best(arguments, in_latents: str) -> str:
+    return "motion" if arguments.decoder == "pixels" else in_latents
+
+
 def _options(arguments):
     from vlfm.video.convert import Options
     from vlfm.video.resample import PathSettings
 
     return Options(
-        path=PathSettings(arguments.path, arguments.window, arguments.order),
+        path=PathSettings(arguments.path or _best(arguments, "hybrid"), arguments.window, arguments.order),
         decoder=arguments.decoder,
         detail=not arguments.drop_detail,
         quality=arguments.quality,
@@ -242,7 +246,7 @@ def _extrapolate(arguments):
         arguments.video,
         arguments.output,
         arguments.seconds,
-        arguments.tail,
+        arguments.tail or _best(arguments, "hold"),
         _options(arguments),
         device,
         arguments.fps,
@@ -336,7 +340,7 @@ def _parser() -> argparse.ArgumentParser:
     paths(sub, results="results", plan=plan, output="results/theory")
     whole_video = (
         "Works on any video of any length, at its own size; nothing has to be trained. Frames of the input that fall "
-        "on an instant of the output stay as they are, the others lie on paths through the frames around them, never "
+        "on an instant of the output stay as they are, the others lie on paths through those around them, never "
         "across a cut. Sound is copied as it is. The output appears when it is whole."
     )
 
@@ -345,10 +349,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("-o", "--output", type=Path, required=True, help=".mp4, .m4v, .mov or .mkv (H.264)")
         sub.add_argument(
             "--path",
-            default="hybrid",
-            choices=["hybrid", "polynomial", "linear"],
-            help="hybrid: polynomial plus interpolated residual, exact at the frames (default); polynomial: the "
-            "paper's, smoother; linear: from frame to frame",
+            choices=["motion", "hybrid", "polynomial", "linear"],
+            help="motion: along the motion between frames, the best measured (default on pixels); at fixed places: "
+            "hybrid, polynomial plus interpolated residual (default in latents), polynomial, the paper's, linear",
         )
         sub.add_argument("--order", type=int, default=5, help="number of polynomials (default 5)")
         sub.add_argument("--window", type=int, default=8, help="frames a path runs through (default 8)")
@@ -376,10 +379,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seconds", type=float, required=True, help="how long it goes on after its last frame")
     sub.add_argument(
         "--tail",
-        default="hold",
-        choices=["hold", "linear", "polynomial", "refit"],
-        help="hold: the last frame stays, the lowest error measured (default); linear: on along the last motion, soon "
-        "at rest; refit: along a line through the last window; polynomial: the paper's, refused where it explodes",
+        choices=["motion", "hold", "linear", "refit", "polynomial"],
+        help="motion: everything goes on as it last moved and comes to rest (default on pixels); at fixed places: "
+        "hold, the last frame stays (default in latents), linear, along the end slope, refit, along a line through the "
+        "last window, polynomial, the paper's, refused where it explodes",
     )
     sub.add_argument("--fps", help="frames a second; default the input's own")
     sub = command("experiment", _experiment, "run one of the paper's experiments on a finished run", device=True)

@@ -23,7 +23,8 @@ from vlfm.video.writer import video_writer
 CPU = torch.device("cpu")
 
 
-def double(source, output, fps="2x", **options):
+def double(source, output, fps="2x", path="hybrid", order=5, **options):
+    options["path"] = PathSettings(path, 8, order)
     interpolate(source, output, fps, Options(**options), CPU)
 
 
@@ -158,12 +159,27 @@ def test_a_cut_stays_a_cut(make, short, facts, tmp_path):
     assert decibels(facts(tmp_path / "faded.mp4").frames[19], truth[9]) < 25
 
 
-@pytest.mark.parametrize("kind", ["polynomial", "linear"])
+@pytest.mark.parametrize("kind", ["polynomial", "linear", "motion"])
 def test_other_paths(short, facts, tmp_path, kind):
-    double(short, tmp_path / "out.mp4", path=PathSettings(kind, 8, 4), crf=4)
+    double(short, tmp_path / "out.mp4", path=kind, order=4, crf=4)
     after = facts(tmp_path / "out.mp4")
     assert len(after.times) == 48
-    assert (decibels(after.frames[::2], facts(short).frames) > 40) == (kind == "linear")
+    assert (decibels(after.frames[::2], facts(short).frames) > 40) == (kind != "polynomial")
+
+
+def test_motion_is_what_one_gets_unless_asked_otherwise(make, facts, tmp_path, capsys):
+    """Every second frame of a film, made 25 a second again: nearer to the film than by a path at fixed places."""
+    film = make("film25.mp4", "-frames:v", "17", "-vf", "scale=320:-2", "-crf", "4", source="bikes")
+    halved = make("film12.mp4", "-vf", "select=not(mod(n\\,2))", "-fps_mode", "passthrough", "-crf", "4", source=film)
+    truth, scores = facts(film).frames[1:-1:2], {}
+    for path in (None, "hybrid"):
+        arguments = ["interpolate", str(halved), "--fps", "25", "-o", str(tmp_path / f"{path}.mp4"), "--crf", "4"]
+        assert main([*arguments, "--threads", "1", *(["--path", path] if path else [])]) == 0
+        scores[path] = decibels(facts(tmp_path / f"{path}.mp4").frames[1:-1:2][: len(truth)], truth)
+    assert scores[None] > scores["hybrid"] + 3
+    assert "path motion on pixels" in capsys.readouterr().out
+    with pytest.raises(VLFMError, match="moves pixels, not latents"):
+        Options(decoder="fitted")
 
 
 # --------------------------------------------------------------------------------------------- sound
@@ -200,13 +216,14 @@ def test_sound_that_a_container_does_not_take(make, tmp_path):
 # ------------------------------------------------------------------------------------- extrapolation
 
 
-def test_extrapolation_is_the_input_and_a_tail(sounding, facts, tmp_path):
-    extrapolate(sounding, tmp_path / "out.mp4", 2.0, "linear", Options(crf=4), CPU)
+@pytest.mark.parametrize("tail", ["motion", "linear"])
+def test_extrapolation_is_the_input_and_a_tail(sounding, facts, tmp_path, tail):
+    extrapolate(sounding, tmp_path / "out.mp4", 2.0, tail, Options(crf=4), CPU)
     before, after = facts(sounding), facts(tmp_path / "out.mp4")
     assert len(after.times) == 75 and after.duration == pytest.approx(3, abs=0.05)
     assert decibels(after.frames[:25], before.frames) > 40
     assert sound(tmp_path / "out.mp4") == sound(sounding)  # it ends where it ends
-    assert decibels(after.frames[-1], before.frames[-1]) > 20
+    assert decibels(after.frames[25], before.frames[-1]) > 20
 
 
 def test_holding_the_last_frame_at_another_rate(short, facts, tmp_path):

@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlfm.errors import VLFMError
+from vlfm.evaluation.scene import scene
+from vlfm.video.motion import Motion
 from vlfm.video.resample import PATHS, PathSettings, Resampler, blended_weights, window_starts
 from vlfm.video.spaces import Pixels
 from vlfm.video.weights import tail_weights
@@ -35,7 +37,11 @@ def run(frames, times, fps, rate=24, cuts=(), until=None, tail=None, settings=No
 @st.composite
 def settings_of(draw):
     window = draw(st.integers(3, 12))
-    return PathSettings(draw(st.sampled_from(PATHS)), window, draw(st.integers(1, int(2 * window**0.5))))
+    return PathSettings(
+        draw(st.sampled_from([kind for kind in PATHS if kind != "motion"])),
+        window,
+        draw(st.integers(1, int(2 * window**0.5))),
+    )
 
 
 @settings(max_examples=80, deadline=None)
@@ -167,6 +173,22 @@ def test_extrapolation_goes_on_from_the_last_frame(tail):
 def test_extrapolation_knows_only_the_last_shot():
     frames = np.concatenate([np.full((9, *SHAPE), 255, np.uint8), np.zeros((1, *SHAPE), np.uint8)])
     assert run(frames, np.arange(10) / 24, 24, cuts={9}, until=1.0, tail="linear")[9:].max() == 0
+
+
+def test_moving_within_shots_only():
+    """Along motion: given frames untouched, others between their neighbours alone, nothing across a cut."""
+    moving = scene(1).frames(np.arange(6) / 24, 64)
+    other = scene(2).frames(np.arange(3) / 24, 64)
+    frames, times = np.concatenate([moving, other]), np.arange(9) / 24
+    made = run(frames, times, 48, cuts={6}, settings=PathSettings("motion"))
+    assert (made[::2] == frames).all() and (made[11] == moving[-1]).all()
+    expected = Motion().between(moving[2], moving[3], np.array([0.5]))[0]
+    assert np.abs(made[5].astype(int) - expected).max() <= 1
+    on = run(frames, times, 24, until=1.0, tail="motion", settings=PathSettings("motion"), cuts={6})
+    assert len(on) == 24 and (on[:9] == frames).all()
+    assert np.abs(on[9].astype(int) - Motion().onward(other[1], other[2], np.array([1.0]))[0]).max() <= 1
+    # A shot of one frame has no motion: it stays.
+    assert (run(frames[:7], times[:7], 24, until=0.5, tail="motion", cuts={6})[6:] == other[0]).all()
 
 
 def test_a_polynomial_tail_that_explodes_is_refused():

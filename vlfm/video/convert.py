@@ -19,6 +19,7 @@ from vlfm.video.spaces import open_space
 from vlfm.video.writer import check_output, video_writer
 
 FASTEST = 1000  # frames a second
+ALONG = ("motion", *TAILS)
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Options:
         seed: of the places a fitted autoencoder looks at.
     """
 
-    path: PathSettings = field(default_factory=PathSettings)
+    path: PathSettings = field(default_factory=lambda: PathSettings("motion"))
     decoder: str = "pixels"
     detail: bool = True
     quality: float = 40.0
@@ -44,6 +45,10 @@ class Options:
     seed: int = 0
 
     def __post_init__(self):
+        if self.path.kind == "motion" and self.decoder != "pixels":
+            raise VLFMError(
+                f"--path motion moves pixels, not latents of --decoder {self.decoder}; choose --path hybrid there"
+            )
         if not 0 <= self.crf <= 51:
             raise VLFMError(f"--crf lies between 0 (lossless) and 51; it is {self.crf:g}")
         if not self.shot_threshold >= 0:
@@ -87,7 +92,7 @@ def interpolate(
         source: a file, or `package:NAME/PATH`.
         output: .mp4, .m4v, .mov or .mkv; it appears when it is whole.
         fps: see `parse_rate`.
-        threads: of x264.
+        threads: of x264 and of the motion's estimation.
 
     Raises:
         VLFMError: what was wrong, where; nothing is written then.
@@ -115,15 +120,15 @@ def extrapolate(
 
     Args:
         seconds: after the end of the pictures, above 0.
-        tail: see `vlfm.flow.tails`. fps: default the input's own rate. The others as in `interpolate`.
+        tail: see `Resampler.extrapolate`. fps: default the input's own rate. The others as in `interpolate`.
 
     Raises:
         VLFMError: as `interpolate`, and for a tail that is refused.
     """
     if not 0 < seconds <= 3600:
         raise VLFMError(f"--seconds is how long the video goes on, above 0 and up to 3600; it is {seconds:g}")
-    if tail not in TAILS:
-        raise VLFMError(f"unknown tail {tail!r}; there are {', '.join(TAILS)}")
+    if tail not in ALONG:
+        raise VLFMError(f"unknown tail {tail!r}; there are {', '.join(ALONG)}")
     opened = open_source(source)
     check_output(output, opened.file)
     rate = parse_rate(fps, opened.rate) if fps else opened.rate
@@ -144,6 +149,10 @@ def _convert(
         check_whole(source)
     space = open_space(options.decoder, source, options.detail, options.quality, options.seed, device)
     resampler = Resampler(space, rate, source.rate, options.path)
+    if options.path.kind == "motion":
+        import cv2
+
+        cv2.setNumThreads(threads)
     total = None
     if source.media.duration:
         total = round((source.media.duration + (extension[0] if extension else 0)) * rate)

@@ -15,10 +15,11 @@ from statistics import median
 import numpy as np
 
 from vlfm.errors import VLFMError
+from vlfm.video.motion import Motion
 from vlfm.video.spaces import Space
 from vlfm.video.weights import path_weights, tail_weights
 
-PATHS = ("hybrid", "polynomial", "linear")
+PATHS = ("motion", "hybrid", "polynomial", "linear")
 PAUSE = 4.0  # times the usual interval between frames
 BATCH = 8  # frames made at a time
 
@@ -29,7 +30,7 @@ class PathSettings:
 
     Attributes:
         kind: `hybrid` (polynomial plus interpolated residual: exact at the frames), `polynomial` (the paper's:
-            smooth, not exact) or `linear`.
+            smooth, not exact), `linear`, or `motion`, from frame to frame along the motion (`vlfm.video.motion`).
         window: frames N a path runs through.
         order: of the polynomial, at most 2√N (D1): beyond, it swings between the frames.
 
@@ -113,6 +114,7 @@ class Resampler:
         self._tolerance = min(0.001, 0.05 / max(float(fps), float(rate)))
         self._gaps: deque[float] = deque([1 / float(rate)], maxlen=8)
         self._exact = space.exact and settings.kind != "polynomial"
+        self._motion = Motion() if settings.kind == "motion" else None
         self._next = 0
         self._begin()
         self.made = self.given = 0
@@ -157,14 +159,27 @@ class Resampler:
         yield from self._finish_shot(until - self._tolerance)
 
     def extrapolate(self, until: float, tail: str) -> Iterator[np.ndarray]:
-        """The rest, and after the last frame a tail to `until`, seconds, from the shot's last window."""
+        """The rest, and after the last frame a tail to `until`, seconds, from the shot's last window.
+
+        tail: one of `vlfm.flow.tails`, or `motion`: on along the motion between the last two frames.
+        """
         yield from self._finish_shot(self.last + self._tolerance)
         times = np.array(self._times[-self._settings.window :])
         items = self._items[-len(times) :]
         instants = self._instants(until - self._tolerance)
+        if tail == "motion" and len(times) > 1:
+            last, previous = times[-1], times[-2]
+            for start in range(0, len(instants), BATCH):
+                ahead = (instants[start : start + BATCH] - last) / (last - previous)
+                made = (self._motion or Motion()).onward(*map(self._space.frame, items[-2:]), ahead)
+                self.made += len(made)
+                yield from made
+            return
+        tail = "hold" if tail == "motion" else tail
         lines = np.eye(len(times))[-1:]
         # All at once, so that a tail that is refused is refused before any of it is made.
-        weights = tail_weights(tail, times, instants, self._settings.kind, self._settings.order)
+        kind = "hybrid" if self._motion else self._settings.kind  # at fixed places there is no motion
+        weights = tail_weights(tail, times, instants, kind, self._settings.order)
         for start in range(0, len(instants), BATCH):
             part = weights[start : start + BATCH]
             made = self._space.combine(part, lines.repeat(len(part), 0), items)
@@ -206,9 +221,20 @@ class Resampler:
         wanted = np.clip(instants[~untouched], times[0], times[-1])
         made = iter(())
         if len(wanted):
-            weights = blended_weights(times, windows, wanted, self._settings)
-            made = iter(self._space.combine(weights, path_weights("linear", times, wanted), self._items))
+            lines = path_weights("linear", times, wanted)
+            if self._motion is None:
+                weights = blended_weights(times, windows, wanted, self._settings)
+                made = iter(self._space.combine(weights, lines, self._items))
+            else:
+                made = self._along(lines)
         for index, passes in zip(nearest, untouched, strict=True):
             self.made += 1
             self.given += bool(passes)
             yield self._space.frame(self._items[index]) if passes else next(made)
+
+    def _along(self, lines: np.ndarray) -> Iterator[np.ndarray]:
+        """Frames moved between the two that each row of `lines` (K, n) weighs."""
+        for line in lines:
+            ends = np.flatnonzero(line > 1e-6)
+            pair = [self._space.frame(self._items[index]) for index in (ends[0], ends[-1])]
+            yield pair[0] if len(ends) == 1 else self._motion.between(*pair, line[ends[1:]])[0]

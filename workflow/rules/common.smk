@@ -37,3 +37,17 @@ def shards(pattern):
 def shard_plan(wildcards):
     """What a shard's clips are: a shard is decoded again when its own clips change, not when the plan grows."""
     return json.dumps(plan(wildcards)[wildcards.shard], sort_keys=True)
+
+
+def experiment(name, *details):
+    """An experiment's outputs: the table and the figure, the index of its videos, and further tables."""
+
+    def shown(path, kind):
+        return report(path, caption=f"../report/{name}.rst", category="Experiments", labels={"experiment": name, "as": kind})
+
+    return {
+        "table": shown(f"results/eval/{name}.csv", "table"),
+        "figure": shown(f"results/eval/{name}.svg", "figure"),
+        "index": f"results/eval/{name}/index.json",
+        **{detail: f"results/eval/{name}/{detail}.csv" for detail in details},
+    }

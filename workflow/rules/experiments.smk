@@ -4,25 +4,12 @@ EXPERIMENTS = ["interpolation", "extrapolation", "order", "ledger", "ablation", 
 if CONFIG.clips.fps not in CONFIG.evaluation.fps:
     # The stages it compares are scored at the clips' own rate.
     EXPERIMENTS.remove("ledger")
+SAMPLING = ["evaluation.steps", "evaluation.solver", "evaluation.solver_steps", "evaluation.guidance"]
 HEADS = ["velocity", "direct", "coefficients"]
 
 
 wildcard_constraints:
     head="|".join(HEADS),
-
-
-def experiment(name, *details):
-    """An experiment's outputs: the table and the figure, the index of its videos, and further tables."""
-
-    def shown(path, kind):
-        return report(path, caption=f"../report/{name}.rst", category="Experiments", labels={"experiment": name, "as": kind})
-
-    return {
-        "table": shown(f"results/eval/{name}.csv", "table"),
-        "figure": shown(f"results/eval/{name}.svg", "figure"),
-        "index": f"results/eval/{name}/index.json",
-        **{detail: f"results/eval/{name}/{detail}.csv" for detail in details},
-    }
 
 
 rule interpolate:
@@ -71,7 +58,7 @@ rule extrapolate:
         settings=settings(
             "flow.order",
             "clips.fps",
-            "evaluation",
+            *SAMPLING,
             "experiments.clips",
             "experiments.scenes",
             "experiments.videos",
@@ -131,7 +118,7 @@ rule write_ledger:
     benchmark:
         "results/benchmarks/ledger.tsv"
     params:
-        settings=settings("flow.order", "evaluation", "experiments.videos", "seed"),
+        settings=settings("flow.order", "clips.fps", *SAMPLING, "experiments.videos", "seed"),
     threads: 16
     resources:
         mem_mb=8000,
@@ -164,7 +151,7 @@ rule train_head:
             "model",
             "training",
             "flow",
-            "evaluation",
+            *SAMPLING,
             "experiments.clips",
             "experiments.videos",
             "experiments.ablation_steps",

@@ -31,7 +31,7 @@ def files(folder):
         if path.is_file() and name.parts[0] not in ("logs", "benchmarks", "report", "checkpoints"):
             if "tensorboard" in name.parts:  # holds times of day
                 continue
-            timed = name.parent.name in ("ablation", "speed") or name.name == "result.json" or name.stem in ("ablation", "speed")
+            timed = {"ablation", "speed"} & {name.parent.name, name.stem} or name.name == "result.json"
             if name.parts[0] == "eval" and timed:  # holds seconds
                 continue
             if not path.name.endswith("ledger.parquet"):  # holds seconds

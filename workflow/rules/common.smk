@@ -43,7 +43,8 @@ def experiment(name, *details):
     """An experiment's outputs: the table and the figure, the index of its videos, and further tables."""
 
     def shown(path, kind):
-        return report(path, caption=f"../report/{name}.rst", category="Experiments", labels={"experiment": name, "as": kind})
+        labels = {"experiment": name, "as": kind}
+        return report(path, caption=f"../report/{name}.rst", category="Experiments", labels=labels)
 
     return {
         "table": shown(f"results/eval/{name}.csv", "table"),

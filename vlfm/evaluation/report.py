@@ -381,7 +381,9 @@ def _jobs(results: Path, ledger: list[LedgerRow], samples: int, evaluated: int) 
         cpu = sum(float(job["cpu_time"]) for job in jobs if _is_number(job["cpu_time"]))
         rate = count / seconds if count and seconds else None
         name = stage.replace("_", " ")
-        rows.append([name, len(jobs), round(seconds, 1), count, rate, peak, cpu / seconds if seconds > 1 else None])
+        rows.append(
+            [name, len(jobs), round(seconds, 1), count, rate, peak, round(cpu / seconds, 1) if seconds > 1 else None]
+        )
     head = ["stage", "jobs", "seconds", "clips", "clips/s", "memory (MB)", "cores busy"]
     return make_table(head, rows)
 

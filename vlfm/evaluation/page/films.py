@@ -137,7 +137,7 @@ def _size(path: Path) -> tuple[int, int]:
         width, height = (int(video.get(name)) for name in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
     finally:
         video.release()
-    if not width or not height:
+    if width <= 0 or height <= 0:
         raise VLFMError(
             f"{path} is not a video that can be read; remove the index.json beside it and run its rule again"
         )

@@ -102,10 +102,10 @@ def _column(values: Sequence[Any], bounds: Sequence[tuple[str, str]] | None = No
     numbers = [_number(value) for value in values]
     if any(number is None and str(value or "") for number, value in zip(numbers, values, strict=True)):
         return [Cell("" if value is None else str(value)) for value in values]
-    digits = _digits([number for number in numbers if number is not None])
+    ends = [(_number(low), _number(high)) for low, high in bounds or [("", "")] * len(values)]
+    digits = _digits([number for line in (numbers, *zip(*ends, strict=True)) for number in line if number is not None])
     cells = []
-    for place, number in enumerate(numbers):
-        low, high = (_number(bound) for bound in bounds[place]) if bounds else (None, None)
+    for number, (low, high) in zip(numbers, ends, strict=True):
         interval = "" if low is None or high is None else f"{_text(low, digits)} … {_text(high, digits)}"
         cells.append(Cell("" if number is None else _text(number, digits), number, interval))
     return cells
@@ -120,13 +120,18 @@ def _number(value: Any) -> float | None:
 
 
 def _digits(numbers: Sequence[float]) -> int | None:
-    """Digits after the point that give the largest four in all; None where a column spans too much for that."""
+    """Digits after the point that give the largest four in all, fewer if they are zeros; None where a column spans too
+    much for that.
+    """
     sizes = [abs(number) for number in numbers if number]
-    if not sizes or all(number == int(number) for number in numbers):
+    if not sizes:
         return 0
     if max(sizes) / min(sizes) > 1e5 and max(sizes) > 1e3:
         return None
-    return min(4, max(0, 3 - math.floor(math.log10(max(sizes)))))
+    digits = min(4, max(0, 3 - math.floor(math.log10(max(sizes)))))
+    while digits and all(round(number, digits) == round(number, digits - 1) for number in numbers):
+        digits -= 1
+    return digits
 
 
 def _text(number: float, digits: int | None) -> str:

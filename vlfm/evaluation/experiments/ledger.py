@@ -11,7 +11,6 @@ exactly, for every clip and for the means. A loss below 0 is a gain. The first e
 perfect decoder's would be infinite.
 """
 
-import math
 from itertools import pairwise
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from vlfm.evaluation.experiments.common import (
     watched,
     write_videos,
 )
+from vlfm.evaluation.experiments.interpolation import carried
 from vlfm.evaluation.metrics import psnr
 from vlfm.evaluation.plots import WIDTH, svg
 from vlfm.evaluation.render import nearest_frames, rate_times
@@ -105,7 +105,7 @@ def _interpolated(run: Run, name: str, clip, folder: Path, shown: bool) -> dict:
     truth, times = to_tensor(clip.frames), clip.times
     latents = run.rendered(stored, torch.from_numpy(times))
     given = np.unique([*range(0, len(times), 2), len(times) - 1])
-    order = min(run.config.flow.order, math.isqrt(4 * len(given)))
+    order = carried("hybrid", run.config.flow.order, len(given))
     filled = combine(path_weights("hybrid", times[given], times, order), latents[given])
     frames = run.coder(stored).without_null_text().generate(filled)
     chosen = nearest_frames(rate_times(run.config.clips.fps, stored.duration), times)

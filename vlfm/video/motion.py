@@ -6,14 +6,14 @@ It is estimated from the given frames alone; nothing is trained.
 
 Measured, every second frame given, PSNR of the others (seven clips of a generated scene and of three real videos,
 96 and 320 pixels wide): 4.7 to 13.3 dB above blending on six, 0.4 on one, a talking head; above ffmpeg's
-`minterpolate` 1.2 to 8.3 on six and 0.4 on that one. Going on after the last frame, it is the one tail that beats holding it, by 0.3 to
-10 dB after one frame, 2 to 4 after three; on one clip, a talking head, it loses 1.2 dB after three.
+`minterpolate` 1.2 to 8.3 on six and 0.4 on that one. Going on after the last frame, it is the one tail that beats
+holding it on most: by 0.3 to 10 dB after one frame, 1.7 to 4.3 after three; the talking head loses 1.2 after three.
 """
 
 import numpy as np
 
-# Pixels. With a side below, pictures are doubled for the flow, which then sees half pixels: 0.1 to 1.9 dB better. Above,
-# the faster of DIS's settings does as well as the careful one, in a sixth of the time (720p: 27 ms each way, not 150).
+# Pixels. With a side below, pictures are doubled for the flow, which then sees half pixels: 0.1 to 1.9 dB better.
+# Above, the faster of DIS's settings does as well as the careful one, in a sixth of the time (27 ms at 720p, not 150).
 SMALL = 200
 DAMPING = 4.0  # frame intervals in which motion dies away after the last frame
 SHARPNESS = 1.5  # how fast trust goes from fading to moving, as moving explains more of the difference

@@ -1,5 +1,6 @@
 """The clips of a finished run in memory, networks trained on them, and tables: what benchmarks of training share."""
 
+import copy
 import json
 import time
 from collections.abc import Sequence
@@ -94,9 +95,9 @@ def train(
         config = changed(config, {"training.steps": max(1, round(seconds / a_step))})
     trainer = trainer_of(config)
     elapsed, losses = advance(trainer, config.training.steps)
-    with trainer.averaged() as network:
-        model = FlowModel.of(config, network)
-    network.eval()
+    with trainer.averaged() as averaged:
+        network = copy.deepcopy(averaged).eval()
+    model = FlowModel.of(config, network)
     tail = losses[-20:]
     return model, {
         "steps": config.training.steps,

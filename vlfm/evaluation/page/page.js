@@ -49,7 +49,6 @@ function load(group) {
     const id = sourceOf(video);
     if (video.dataset.shown === id) continue;
     video.dataset.shown = id;
-    video.defaultPlaybackRate = Number(speed.value);
     video.src = address(id);
   }
   start(group);

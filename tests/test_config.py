@@ -83,3 +83,13 @@ def test_files_that_are_no_configuration(tmp_path, text, message):
 def test_settings_are_the_named_parts_only():
     config = make_config()
     assert configs.settings(config, "flow.order", "seed") == {"flow.order": config.flow.order, "seed": 0}
+
+
+def test_files_are_laid_over_each_other(tmp_path):
+    (tmp_path / "mine.yaml").write_text("flow: {order: 5}\nclips: {duration: [0.5, 1.0]}\n")
+    merged = configs.load(ROOT / "config.yaml", tmp_path / "mine.yaml")
+    assert merged.flow.order == 5 and merged.clips.durations == (0.5, 1.0)
+    assert merged.flow.sigma_min == configs.load(ROOT / "config.yaml").flow.sigma_min
+    with pytest.raises(VLFMError, match="no such key"):
+        (tmp_path / "mine.yaml").write_text("flow: {ordr: 5}")
+        configs.load(ROOT / "config.yaml", tmp_path / "mine.yaml")

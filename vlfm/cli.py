@@ -51,7 +51,7 @@ def _copied_to(path: Path | None):
 def _config(arguments: argparse.Namespace):
     from vlfm import config
 
-    return config.load(arguments.config)
+    return config.load(*(arguments.config or ["results/config.yaml"]))
 
 
 def _device(arguments: argparse.Namespace):
@@ -285,7 +285,12 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, run, text: str, device: bool = False) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
-        sub.add_argument("--config", type=Path, default=Path("results/config.yaml"), help="complete configuration")
+        sub.add_argument(
+            "--config",
+            type=Path,
+            action="append",
+            help="a complete configuration (default results/config.yaml); given again, a file of keys that change",
+        )
         sub.add_argument("--log", type=Path, help="also write messages to this file")
         if device:
             sub.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")

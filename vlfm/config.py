@@ -348,23 +348,40 @@ def _dotted(location: tuple[str | int, ...], values: Any) -> str:
     return ".".join(parts)
 
 
-def load(path: Path | str) -> Config:
-    """Read and check a complete configuration file.
+def load(*paths: Path | str) -> Config:
+    """Read and check a configuration: one complete file, or several whose keys are laid over each other in order.
 
     Raises:
-        VLFMError: if the file is missing, no YAML mapping, or does not fit the schema.
+        VLFMError: if a file is missing or no YAML mapping, or together they do not fit the schema.
     """
+    values: dict[str, Any] = {}
+    for path in paths:
+        values = _merged(values, _read(path))
+    return parse(values, " with ".join(map(str, paths)))
+
+
+def _read(path: Path | str) -> Mapping[str, Any]:
     try:
         values = yaml.safe_load(Path(path).read_text())
     except FileNotFoundError:
         raise VLFMError(
-            f"no configuration at {path}; `snakemake` writes results/config.yaml, or pass --config"
+            f"no configuration at {path}; `snakemake` writes results/config.yaml, or pass --config config.yaml"
         ) from None
     except yaml.YAMLError as error:
         raise VLFMError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, Mapping):
         raise VLFMError(f"{path} holds no mapping of keys")
-    return parse(values, str(path))
+    return values
+
+
+def _merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the keys of `change`, mappings merged key by key, as Snakemake does with several --configfile."""
+    both = {key: _merged(base[key], change[key]) for key in base.keys() & change.keys() if _nested(base, change, key)}
+    return {**base, **change, **both}
+
+
+def _nested(base: Mapping[str, Any], change: Mapping[str, Any], key: str) -> bool:
+    return isinstance(base[key], Mapping) and isinstance(change[key], Mapping)
 
 
 def save(config: Config, path: Path | str) -> None:

@@ -167,8 +167,8 @@ def _settings(config: configs.Config, decoder: dict, training: dict) -> list[tup
     skipped = f", {training['skipped']} of them skipped" if training.get("skipped") else ""
     return [
         (
-            "clips",
-            f"{training['clips']} of {lengths} s at {clips.fps:g} frames a second, {sizes} pixels; {clips.index}",
+            "data",
+            f"{training['clips']} clips of {lengths} s at {clips.fps:g} frames a second, {sizes} pixels: {clips.index}",
         ),
         ("visual decoder", f"{visual}."),
         ("inversion", f"{inversion}."),

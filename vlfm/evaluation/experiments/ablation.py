@@ -147,7 +147,8 @@ class Curve:
     """PSNR and seconds of training on the way, kept in a file: what the trainer calls with the network and the step.
 
     Attributes:
-        rows: one per measurement: the step, the seconds that the steps since the last took, the scores.
+        rows: one per measurement: the step, the scores, the seconds since the last and whether they are all of the
+            training between the two: not where the job was stopped in between.
         watch: runs while there is training.
     """
 
@@ -155,6 +156,7 @@ class Curve:
         self.judge, self.path, self.every = judge, path, every
         self.rows: list[dict] = read_json(path) if path.exists() else []
         self.watch = Stopwatch()
+        self.whole = not self.rows
 
     def before(self, make) -> None:
         """Score the untrained network, unless that is done."""
@@ -165,12 +167,13 @@ class Curve:
         taken = self.watch.seconds
         self.rows = [row for row in self.rows if row["step"] < step]
         self._measure(network, step, taken)
-        self.watch = Stopwatch()
+        self.watch, self.whole = Stopwatch(), True
 
     def seconds(self, step: int) -> float:
-        """Of training up to a step, by the mean of the stretches that were measured."""
-        stretches = [row["seconds"] for row in self.rows[1:]]
-        return step * float(np.mean(stretches)) / self.every if stretches else self.watch.seconds
+        """Of training up to a step, by the mean of the stretches that were measured whole, if there are such."""
+        stretches = [row for row in self.rows if row["step"]]
+        whole = [row["seconds"] for row in stretches if row["whole"]] or [row["seconds"] for row in stretches]
+        return step * float(np.mean(whole)) / self.every if whole else self.watch.seconds
 
     def points(self, last: dict, steps: int) -> list[dict]:
         """The curve: step, seconds, mean PSNR; the trained network's at its end."""
@@ -182,7 +185,9 @@ class Curve:
 
     def _measure(self, network: VLFMTransformer, step: int, seconds: float) -> None:
         model = FlowModel.of(self.judge.run.config, network)
-        self.rows.append({"step": step, "seconds": round(seconds, 3), "scores": self.judge.scores(model)})
+        self.rows.append(
+            {"step": step, "seconds": round(seconds, 3), "whole": self.whole, "scores": self.judge.scores(model)}
+        )
         write_json(self.path, self.rows)
 
 

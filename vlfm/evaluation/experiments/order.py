@@ -72,7 +72,7 @@ def _measure(run: Run, name: str, clip, folder: Path, shown: bool) -> dict:
                 at_frames = exact
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", ProjectionWarning)  # what it warns of is measured here
-                    if kind == "polynomial":
+                    if kind == "polynomial" and order < len(times):
                         path = clip_path(latents[None], duration, order, kind, times)
                         at_frames = to_frames(path.evaluate(times)[0].float())
                     gain = amplification(projection_matrix(times, order, duration), times, duration)

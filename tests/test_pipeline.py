@@ -96,6 +96,22 @@ def test_any_number_of_frames(pipeline, asked, times, fps):
     assert output.frames.shape[1] == len(times)
 
 
+def test_beyond_what_was_observed_the_first_and_last_picture_hold(folder):
+    pipeline = VLFMPipeline.from_pretrained(folder)
+    pipeline.flow.observed = (0.3, 0.8)
+    video = pipeline(PROMPT, num_frames=10, generator=seeded(), output_type="pt").frames[0]
+    assert torch.equal(video[0], video[1]) and torch.equal(video[7], video[9])
+    assert not torch.equal(video[2], video[3]) and not torch.equal(video[6], video[7])
+
+
+def test_what_was_observed_is_kept(folder, tmp_path):
+    model = FlowModel.from_pretrained(folder)
+    assert model.observed == (0.0, 1.0)
+    model.observed = (0.1, 0.95)
+    model.save_pretrained(tmp_path)
+    assert FlowModel.from_pretrained(tmp_path).observed == (0.1, 0.95)
+
+
 def test_steps_and_guidance_reach_the_network(pipeline):
     pipeline(PROMPT, output_type="latent")
     assert pipeline.evaluations == 1

@@ -177,9 +177,11 @@ def _preview(arguments, config, decoder, names, device):
         return None
     from vlfm.coefficients.shards import read_shard
     from vlfm.preview import make_preview
+    from vlfm.training.data import read_moments
 
+    observed = read_moments([arguments.coefficients / f"{name}.json" for name in names]).observed
     captions = dict.fromkeys(clip.caption for clip in read_shard(arguments.coefficients / f"{names[0]}.tar"))
-    return make_preview(config, decoder, list(captions)[:4], arguments.output / "previews", device)
+    return make_preview(config, decoder, list(captions)[:4], arguments.output / "previews", device, observed)
 
 
 def _evaluate(arguments):

@@ -165,7 +165,7 @@ class VLFMPipeline:
             embedded.tokens,
             embedded.mask,
             noise,
-            torch.from_numpy(times),
+            self.flow.hold(torch.from_numpy(times), path.duration),
             steps,
             duration=path.duration,
             guidance=guidance_scale,

@@ -15,7 +15,12 @@ from vlfm.model.transformer import VLFMTransformer
 
 
 def make_preview(
-    config: configs.Config, decoder: Path, captions: Sequence[str], output: Path, device: torch.device
+    config: configs.Config,
+    decoder: Path,
+    captions: Sequence[str],
+    output: Path,
+    device: torch.device,
+    observed: tuple[float, float] = (0.0, 1.0),
 ) -> Callable[[VLFMTransformer, int], None]:
     """What `vlfm.training.trainer.train` calls with the network and the step: it writes `output/step-00000100.mp4`.
 
@@ -25,6 +30,7 @@ def make_preview(
 
     Args:
         decoder: the folder that `vlfm prepare-decoder` wrote.
+        observed: see `FlowModel`.
     """
     loaded = {}
 
@@ -34,7 +40,7 @@ def make_preview(
             loaded["decoder"] = load_decoder(config, decoder, device)
         embedded, visual = loaded["captions"], loaded["decoder"].to(device)
         training = network.training
-        model = FlowModel.of(config, network.eval())
+        model = FlowModel.of(config, network.eval(), observed=observed)
         clips, settings = config.clips, config.evaluation
         shape = visual.latent_shape(*clips.sizes[0])
         noise = torch.randn(len(captions), *shape, generator=torch.Generator().manual_seed(config.seed))
@@ -44,7 +50,7 @@ def make_preview(
             embedded.tokens,
             embedded.mask,
             noise,
-            times,
+            model.hold(times),
             settings.steps,
             solver=settings.solver,
             solver_steps=settings.solver_steps,

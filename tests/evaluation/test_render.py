@@ -1,7 +1,8 @@
 import numpy as np
+import pytest
 import torch
 
-from vlfm.evaluation.render import clip_noise, nearest_frames, rate_times
+from vlfm.evaluation.render import clip_noise, nearest_frames, rate_times, shown_times
 
 
 def test_rate_times():
@@ -22,3 +23,11 @@ def test_noise_belongs_to_the_clip():
     assert not torch.equal(one, clip_noise("00ff00ff00ff00fe", 0, (4, 8, 8)))
     assert not torch.equal(one, clip_noise("00ff00ff00ff00ff", 1, (4, 8, 8)))
     assert clip_noise("ffffffffffffffff", 3, (2,)).shape == (2,)
+
+
+def test_a_video_holds_its_first_and_last_frame_rather_than_extrapolate():
+    times = np.array([0.05, 0.2, 0.3, 0.47])
+    assert shown_times(48, 0.5, times).min() == 0.05 and shown_times(48, 0.5, times).max() == 0.47
+    assert len(shown_times(48, 0.5, times)) == 24
+    inside = shown_times(10, 0.5, times)
+    assert inside.tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.47])

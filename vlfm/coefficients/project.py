@@ -30,11 +30,12 @@ def project_shard(config: configs.Config, latents: Path, output: Path, moments: 
     store = LatentStore(latents)
     squares = np.zeros(config.flow.order)
     caption_squares = 0.0
+    first, last = 0.0, 1.0
     warned: list[str] = []
     rows: list[LedgerRow] = []
 
     def clips() -> Iterator[ClipCoefficients]:
-        nonlocal squares, caption_squares
+        nonlocal squares, caption_squares, first, last
         weights: dict[bytes, torch.Tensor] = {}
         bar = progress(store, total=len(store), what=f"project {latents.stem}")
         for clip in bar:
@@ -46,6 +47,8 @@ def project_shard(config: configs.Config, latents: Path, output: Path, moments: 
             coefficients = project(torch.from_numpy(clip.latents)[None], weights[key])[0].contiguous().numpy()
             squares = squares + np.square(coefficients, dtype=np.float64).mean((0, 1, 2))
             caption_squares += float(np.square(clip.tokens[clip.mask], dtype=np.float64).mean())
+            first = max(first, float(clip.times[0] / clip.duration))
+            last = min(last, float(clip.times[-1] / clip.duration))
             rows.append(
                 LedgerRow(
                     clip_id=clip.clip_id,
@@ -80,6 +83,8 @@ def project_shard(config: configs.Config, latents: Path, output: Path, moments: 
             "shape": shape,
             "duration": store.duration,
             "num_frames": num_frames,
+            # Shares of T between which every clip was seen: beyond them a polynomial means nothing.
+            "observed": [first, last],
             "caption_channels": int(store[store.clip_ids[0]].tokens.shape[-1]),
             "fingerprint": fingerprint(
                 {

@@ -16,7 +16,7 @@ from vlfm.coefficients.shards import ClipCoefficients, read_shard
 from vlfm.errors import VLFMError
 from vlfm.evaluation.buckets import choose_clips
 from vlfm.evaluation.metrics import METRICS
-from vlfm.evaluation.render import clip_noise, nearest_frames, rate_times
+from vlfm.evaluation.render import clip_noise, nearest_frames, shown_times
 from vlfm.flow.projection import reconstruct
 from vlfm.latents.decoder import VisualDecoder
 from vlfm.latents.frames import to_tensor, to_uint8
@@ -120,7 +120,7 @@ def _evaluate_clip(
     clip_id, times = example.clip.clip_id, example.clip.times
     truth = to_tensor(example.clip.frames)
     duration = example.latents.duration
-    rates = {fps: rate_times(fps, duration) for fps in config.evaluation.fps}
+    rates = {fps: shown_times(fps, duration, times) for fps in config.evaluation.fps}
     # The true times for the scores, every rate's instants for the videos: one evaluation, one decoding.
     instants = np.unique(_rounded(np.concatenate([times, *rates.values()]), duration))
     network = model.latents(

@@ -9,6 +9,14 @@ def rate_times(fps: float, duration: float) -> np.ndarray:
     return np.arange(1, int(duration * fps + 1e-6) + 1) / fps
 
 
+def shown_times(fps: float, duration: float, times: np.ndarray) -> np.ndarray:
+    """The instants of a rate, those outside a clip's own frames at `times` moved to its first and last.
+
+    The frame on display at T was captured up to a frame before it; a polynomial beyond its data means nothing (D7).
+    """
+    return np.clip(rate_times(fps, duration), times[0], times[-1])
+
+
 def nearest_frames(instants: np.ndarray, times: np.ndarray) -> np.ndarray:
     """Indices of the frames whose true times lie nearest to the instants, each frame once, in order."""
     nearest = np.abs(times[None, :] - instants[:, None]).argmin(1)

@@ -29,6 +29,7 @@ class FlowModel:
         transformer: in evaluation mode.
         flow: order and schedule. fps, durations: of the clips it was trained on, frames a second and seconds.
         empty_caption: tokens (L, D) and mask (L,), for guidance; None if it never saw one.
+        observed: shares of a clip's length between which all of the training clips had frames.
         evaluations: of the network for each clip, in the last call of `latents`; a guided one counts twice.
     """
 
@@ -37,12 +38,20 @@ class FlowModel:
     fps: float
     durations: tuple[float, ...]
     empty_caption: Captions | None = None
+    observed: tuple[float, float] = (0.0, 1.0)
     evaluations: int = 0
 
     @classmethod
-    def of(cls, config: configs.Config, transformer: VLFMTransformer, empty_caption: Captions | None = None) -> Self:
+    def of(
+        cls,
+        config: configs.Config,
+        transformer: VLFMTransformer,
+        empty_caption: Captions | None = None,
+        observed: tuple[float, float] = (0.0, 1.0),
+    ) -> Self:
         """The model of a network trained with this configuration."""
-        return cls(transformer, config.flow, config.clips.fps, tuple(transformer.config.durations), empty_caption)
+        durations = tuple(transformer.config.durations)
+        return cls(transformer, config.flow, config.clips.fps, durations, empty_caption, observed)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, device: torch.device | str = "cpu") -> Self:
@@ -58,6 +67,7 @@ class FlowModel:
         try:
             flow = configs.Flow(**about["flow"])
             fps, durations = float(about["fps"]), tuple(about["durations"])
+            first, last = about.get("observed", (0.0, 1.0))
         except (KeyError, TypeError, ValueError) as error:
             raise VLFMError(f"{folder / 'flow.json'} was written by another version ({error}); train again") from error
         transformer = VLFMTransformer.from_pretrained(folder / "transformer", use_safetensors=True)
@@ -66,7 +76,7 @@ class FlowModel:
         if (folder / EMPTY_CAPTION).exists():
             read = load_file(folder / EMPTY_CAPTION)
             empty = read["tokens"], read["mask"]
-        return cls(transformer, flow, fps, durations, empty).to(device)
+        return cls(transformer, flow, fps, durations, empty, (first, last)).to(device)
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write `transformer/`, `flow.json` and, if there is one, the empty caption's embedding."""
@@ -74,7 +84,12 @@ class FlowModel:
         self.transformer.save_pretrained(folder / "transformer")
         write_json(
             folder / "flow.json",
-            {"flow": self.flow.model_dump(), "fps": self.fps, "durations": list(self.durations)},
+            {
+                "flow": self.flow.model_dump(),
+                "fps": self.fps,
+                "durations": list(self.durations),
+                "observed": list(self.observed),
+            },
         )
         (folder / EMPTY_CAPTION).unlink(missing_ok=True)
         if self.empty_caption is not None:
@@ -103,6 +118,15 @@ class FlowModel:
             LegendreBasis(flow.order, duration),
             make_schedule(flow.schedule, frames, duration, flow.sigma_min, flow.renoise, flow.alpha),
         )
+
+    def hold(self, times: torch.Tensor, duration: float | None = None) -> torch.Tensor:
+        """Seconds within a clip, those outside what training saw of its clips moved to its ends.
+
+        A video shows its first and last picture there, as a player does: the frame on display at T was captured up to
+        a frame before it, and a polynomial beyond its data means nothing (D7).
+        """
+        duration = self._known(duration)
+        return times.clamp(self.observed[0] * duration, self.observed[1] * duration)
 
     def _known(self, duration: float | None) -> float:
         if duration is None:

@@ -31,6 +31,9 @@ class ShardMoments:
     num_frames: int
 
 
+EVERYWHERE = (0.0, 1.0)
+
+
 @dataclass(frozen=True)
 class Moments:
     """What the shards say about themselves without being read.
@@ -42,6 +45,7 @@ class Moments:
         caption_channels: width of a caption's token embedding.
         fingerprint: of the projection that made them, the same in every shard.
         shards: each shard's own, in the order of the files.
+        observed: shares of T between which the frames of all clips lie.
     """
 
     clips: int
@@ -50,6 +54,7 @@ class Moments:
     caption_channels: int
     fingerprint: str
     shards: tuple[ShardMoments, ...]
+    observed: tuple[float, float] = EVERYWHERE
 
     @property
     def order(self) -> int:
@@ -117,6 +122,10 @@ def read_moments(paths: list[Path]) -> Moments:
         tuple(
             ShardMoments(part["clips"], tuple(part["shape"]), float(part["duration"]), int(part["num_frames"]))
             for part in parts.values()
+        ),
+        (
+            max(part.get("observed", EVERYWHERE)[0] for part in parts.values()),
+            min(part.get("observed", EVERYWHERE)[1] for part in parts.values()),
         ),
     )
 

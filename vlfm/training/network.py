@@ -10,7 +10,7 @@ from vlfm.errors import VLFMError
 from vlfm.model.flow_model import Captions, FlowModel
 from vlfm.model.transformer import VLFMTransformer
 from vlfm.pipeline import write_pipeline
-from vlfm.training.data import Moments
+from vlfm.training.data import EVERYWHERE, Moments
 from vlfm.training.objective import velocity_rms
 
 
@@ -59,6 +59,7 @@ def save_model(
     output: Path,
     empty_caption: Captions | None = None,
     decoder: Path | None = None,
+    observed: tuple[float, float] = EVERYWHERE,
 ) -> None:
     """Write the trained network, the flow's settings and the empty caption it knows to the folder `output`,
     diffusers-style; with the folder of a visual decoder, as a whole that `VLFMPipeline` reads.
@@ -66,7 +67,7 @@ def save_model(
     Raises:
         VLFMError: if it cannot be written, the disk being full for example.
     """
-    flow = FlowModel.of(config, model, empty_caption)
+    flow = FlowModel.of(config, model, empty_caption, observed)
     try:
         if decoder is None:
             flow.save_pretrained(output)

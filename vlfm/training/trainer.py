@@ -325,7 +325,7 @@ def train(
         with council.together():
             if main:
                 with trainer.averaged() as model:
-                    save_model(config, model, output, trainer.objective.empty_caption, decoder)
+                    save_model(config, model, output, trainer.objective.empty_caption, decoder, moments.observed)
                 about = {"fingerprint": identity, "steps": trainer.step, "clips": moments.clips}
                 write_json(output / "training.json", {**about, "skipped": trainer.skipped})
                 print(f"{trainer.step} steps of {settings.batch_size} clips: {speed.report()}", flush=True)

@@ -21,7 +21,7 @@ from vlfm.errors import VLFMError
 from vlfm.evaluation.experiments.common import COLOURS, Row, Run, finish, means, number, write_videos
 from vlfm.evaluation.metrics import psnr, psnr_paper
 from vlfm.evaluation.plots import WIDTH, legend_below, svg
-from vlfm.evaluation.render import rate_times
+from vlfm.evaluation.render import shown_times
 from vlfm.latents.frames import to_tensor
 from vlfm.model.flow_model import FlowModel
 from vlfm.model.transformer import VLFMTransformer
@@ -92,7 +92,7 @@ def run_head(run: Run, output: Path, head: str) -> None:
     scores, videos = last["scores"] if last["step"] == steps else judge.scores(model), []
     for index, name in enumerate(judge.names[: max(1, shown)]):
         stored = run.latents(name)
-        instants = torch.from_numpy(rate_times(config.clips.fps, stored.duration))
+        instants = torch.from_numpy(shown_times(config.clips.fps, stored.duration, stored.times))
         watch = Stopwatch()
         latents = run.rendered(stored, instants, model)
         seconds, evaluations = watch.seconds, model.evaluations

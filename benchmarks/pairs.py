@@ -34,10 +34,12 @@ from vlfm.model.flow_model import FlowModel
 from vlfm.training.data import Batch
 
 STEPS = {"coefficients": (1, 2, 4, 8, 16), "velocity": (1, 2, 4, 8)}
+# AdamW reaches in 500 steps what Grams does in 900; the question here is another.
+FAST = {"training.optimizer": "adamw", "training.learning_rate": 1e-3}
 HEADS = {
-    "coefficients": {"training.pure_noise": 0.25, "training.lead_in": 0.75},
+    "coefficients": {**FAST, "training.pure_noise": 0.25, "training.lead_in": 0.75},
     # At t = 0 its target is 0 under `exact`; what follows the lead-in it must learn as well.
-    "velocity": {"training.pure_noise": 0.0, "training.lead_in": 0.5},
+    "velocity": {**FAST, "training.pure_noise": 0.0, "training.lead_in": 0.5},
 }
 COLUMNS = {
     "head": "head",
@@ -105,7 +107,8 @@ def draw(model: FlowModel, batch: Batch, draws: int, steps: int) -> dict:
     captions = taken(batch, range(0, len(batch.tokens), 2))
     count = len(captions.tokens)
     path = model.path()
-    times = torch.arange(1, path.schedule.num_frames + 1, dtype=torch.float64) * path.schedule.lead_in
+    # Without T itself: the last frame was captured before it, and there H g(t) is an extrapolation.
+    times = torch.arange(1, path.schedule.num_frames, dtype=torch.float64) * path.schedule.lead_in
     clips = true_latents(model, batch, times).unflatten(0, (count, 2))
     size = mean_square(clips.flatten(0, 1)).mean()
     repeated = taken(captions, torch.arange(count).repeat_interleave(draws))

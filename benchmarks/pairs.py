@@ -1,8 +1,8 @@
 """Several clips for one caption: one step gives their average, several steps give one of them.
 
-    python benchmarks/pairs.py --results results [--steps 900 | --seconds 300] [--draws 6] [--out FILE.json]
+    python benchmarks/pairs.py --results results [--clips 12] [--steps 900 | --seconds 300] [--draws 6]
 
-The clips of a finished run (the demo) are put in pairs, and the second of a pair gets the caption of the first. A
+Some clips of a finished run (the demo) are put in pairs, and the second of a pair gets the caption of the first. A
 network with the head `coefficients` is trained with its times in the lead-in, where one of the two is chosen, and one
 with the paper's head `velocity` over the whole clip. Each then draws several videos a pair: the former with 1 … 16
 evaluations spread over the lead-in, the latter with 1 … 8 midpoint steps between two frames.
@@ -56,6 +56,7 @@ def main() -> None:
     """Train, draw, write the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, required=True, help="of a finished run")
+    parser.add_argument("--clips", type=int, default=12, help="spread over the run; more need more steps")
     parser.add_argument("--steps", type=int, default=900, help="of training, for each head")
     parser.add_argument("--seconds", type=float, help="of training, for each head, instead of steps")
     parser.add_argument("--draws", type=int, default=6, help="videos a pair")
@@ -67,7 +68,7 @@ def main() -> None:
     device = torch.device(arguments.device)
     described = machine(device)
     run = read_run(arguments.results)
-    batch = in_pairs(run)
+    batch = in_pairs(run, arguments.clips)
     rows, trained = [], {}
     for head, times in HEADS.items():
         config = changed(run.config, {"model.head": head, "training.steps": arguments.steps, **times})
@@ -94,9 +95,10 @@ def main() -> None:
     )
 
 
-def in_pairs(run: FinishedRun) -> Batch:
-    """Clips two by two, the second with the caption of the first. A clip without partner is left out."""
-    whole = taken(run.batch, range(len(run.clips) // 2 * 2))
+def in_pairs(run: FinishedRun, clips: int) -> Batch:
+    """At most so many clips, spread over the run, two by two, the second with the caption of the first."""
+    count = min(clips, len(run.clips)) // 2 * 2
+    whole = taken(run.batch, torch.linspace(0, len(run.clips) - 1, count).round().long())
     first = torch.arange(len(whole.tokens)) // 2 * 2
     return replace(whole, tokens=whole.tokens[first], mask=whole.mask[first])
 

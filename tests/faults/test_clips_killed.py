@@ -98,6 +98,8 @@ def test_a_killed_job_goes_on_with_the_clip_it_was_at(clips, whole, tmp_path, mo
 
 def test_killed_while_the_shard_is_put_together(clips, whole, tmp_path, monkeypatch):
     plan(tmp_path)
+    # Started in the background by a shell, a process ignores Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with monkeypatch.context() as patch:
         patch.setattr(decode, "write_tar", lambda *_: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):

@@ -350,7 +350,13 @@ def test_the_encoder_failing_is_said(tmp_path, monkeypatch, frames):
 def test_ctrl_c_leaves_nothing(make, tmp_path):
     long = make("long.mp4", "-c", "copy", before=("-stream_loop", "60"))
     command = [sys.executable, "-m", "vlfm.cli", "interpolate", long, "--fps", "8x", "-o", tmp_path / "out.mp4"]
-    process = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [str(part) for part in command],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        # Started in the background by a shell, a process ignores Ctrl-C, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 60
     while not list(tmp_path.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -27,7 +27,7 @@ from vlfm.latents import rectified_flow
 from vlfm.latents.autoencoder import AutoencoderDecoder, LatentAutoencoder, locate_autoencoder
 from vlfm.latents.decoder import VisualDecoder
 from vlfm.latents.invert import invert_shard, latents_fingerprint
-from vlfm.latents.load import load_decoder
+from vlfm.latents.load import UNMEASURED, load_decoder
 from vlfm.latents.prepare import prepare_decoder
 from vlfm.latents.rectified_flow import RectifiedFlowDecoder
 from vlfm.latents.stable_diffusion import StableDiffusionDecoder, ddim_scheduler
@@ -525,7 +525,7 @@ def test_the_autoencoder_stays_exact_where_the_network_is_rounded(stable_diffusi
     prepare_decoder(config, [], tmp_path, CPU)
     decoder = load_decoder(config, tmp_path, CPU)
     assert decoder.network.dtype == torch.bfloat16 and decoder.autoencoder.network.dtype == torch.float32
-    assert decoder.batch_size is None
+    assert decoder.batch_size == UNMEASURED
 
 
 def identity(config, output):

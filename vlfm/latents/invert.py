@@ -224,12 +224,16 @@ def _save(file: Path, tensors: dict[str, torch.Tensor]) -> None:
     write_bytes(file, safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}))
 
 
-def _load(file: Path) -> dict[str, torch.Tensor]:
+def _load(file: Path, *names: str) -> dict[str, torch.Tensor]:
+    """A piece of partial work, which must hold tensors of these names."""
     # Not mapped into memory: some network file systems keep a removed file, and its folder, while it is.
     try:
-        return safetensors.torch.load(file.read_bytes())
-    except safetensors.SafetensorError as error:
+        tensors = safetensors.torch.load(file.read_bytes())
+        if missing := set(names) - tensors.keys():
+            raise ValueError(f"it has no {', '.join(sorted(missing))}")
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise VLFMError(f"{file} is damaged ({error}); remove it and run the rule again") from error
+    return tensors
 
 
 def _frames_at_once(config: configs.Config, decoder: VisualDecoder, clip: DecodedClip, clips: int) -> int:
@@ -275,7 +279,7 @@ def _encode_captions(
             tokens.append(encoded.tokens.to(dtype).cpu())
             masks.append(encoded.mask.cpu())
         _save(file, {"tokens": torch.cat(tokens), "mask": torch.cat(masks)})
-    saved = _load(file)
+    saved = _load(file, "tokens", "mask")
     pairs = zip(saved["tokens"].numpy(), saved["mask"].numpy(), strict=True)
     return dict(zip(distinct, pairs, strict=True))
 
@@ -387,7 +391,7 @@ def _finished(partial: Path, number: int, batch: list[DecodedClip], inverter: _I
                 null_text = {} if result.null_text is None else {"null_text": result.null_text}
                 _save(file, {"latents": result.latents, "numbers": numbers, **null_text})
         return results
-    saved = [_load(file) for file in files]
+    saved = [_load(file, "latents", "numbers") for file in files]
     return [_Result(state["latents"], *state["numbers"].tolist(), null_text=state.get("null_text")) for state in saved]
 
 

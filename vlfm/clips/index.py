@@ -40,7 +40,7 @@ class Row:
     caption: str
 
 
-def build_index(clips: config.Clips, manifest: Path, ledger: Path, shards: Path, seed: int = 0) -> None:
+def build_index(clips: config.Clips, manifest: Path, ledger: Path, shards: Path) -> None:
     """Make the manifest and the frozen shard plan from `clips.index`.
 
     A row whose start and end are one of the durations apart is one clip. A longer row, or one with start or end left
@@ -51,8 +51,8 @@ def build_index(clips: config.Clips, manifest: Path, ledger: Path, shards: Path,
 
     All clips of a shard have the same duration and size: new clips are dealt out to shards by these.
 
-    The plan is frozen. Clips of an earlier plan at the same place keep their shard, clips no longer listed
-    drop out of theirs, new ones fill new shards after the last number ever given. The plan is also
+    The plan is in the CSV's order, and frozen. Clips of an earlier plan at the same place keep their shard, clips no
+    longer listed drop out of theirs, new ones fill new shards after the last number ever given. The plan is also
     kept in `plan.json` beside the manifest, which is no output of a rule and survives its rerun. Only a clip that
     other settings give another size than the rest of its shard leaves it, as if it were new.
 
@@ -61,7 +61,6 @@ def build_index(clips: config.Clips, manifest: Path, ledger: Path, shards: Path,
         manifest: parquet, one row per clip, grouped by shard.
         ledger: parquet, one row per clip, and per row of the CSV that is bad, with the reason.
         shards: json, {"00000": {"clips": n, "digest": …, "duration": seconds, "height": pixels, "width": pixels}, …}.
-        seed: not used; the order is the CSV's.
 
     Raises:
         VLFMError: no CSV, no text, a missing column, or not one good row.

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from vlfm import artifacts
 from vlfm.errors import FingerprintMismatch, VLFMError
+from vlfm.training.reader import ShardReader
 
 
 def test_atomic_path_leaves_the_old_file_on_failure(tmp_path):
@@ -96,6 +97,17 @@ def test_links_in_a_tar_are_refused(tmp_path):
         tar.addfile(link)
     with pytest.raises(VLFMError, match=r"aa\.txt"):
         list(artifacts.read_tar(tmp_path / "t.tar"))
+
+
+def test_sparse_files_in_a_tar_are_refused(tmp_path):
+    """Their size is what their header promises, whatever the archive holds."""
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        sparse = tarfile.TarInfo("aa.txt")
+        sparse.type = tarfile.GNUTYPE_SPARSE
+        tar.addfile(sparse)
+    for read in (lambda path: list(artifacts.read_tar(path)), ShardReader):
+        with pytest.raises(VLFMError, match=r"aa\.txt"):
+            read(tmp_path / "t.tar")
 
 
 def test_a_truncated_tar_is_told(tmp_path):

@@ -306,33 +306,54 @@ def write_tar(path: Path | str, samples: Iterable[Mapping[str, Any]]) -> int:
     return count
 
 
-def read_tar(path: Path | str) -> Iterator[dict[str, Any]]:
-    """Yield the samples of a webdataset shard as `{"__key__": str, EXTENSION: bytes}`.
+@contextlib.contextmanager
+def open_tar(path: Path | str) -> Iterator[tuple[tarfile.TarFile, Iterator[tuple[str, str, tarfile.TarInfo]]]]:
+    """Open a webdataset shard: yield it and its members as (key, extension, header), each checked as it comes.
 
     Raises:
         VLFMError: on a damaged tar, a member that is no plain file, or one whose type is not in `MEMBERS`
             (a pickle, for example): the message names shard and member.
     """
-    sample: dict[str, Any] = {}
     try:
         with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                key, _, extension = member.name.partition(".")
-                if not member.isfile() or extension.rsplit(".", 1)[-1] not in MEMBERS:
-                    raise VLFMError(
-                        f"{path}: member {member.name!r} is not one of {', '.join(MEMBERS)}; "
-                        "the shard was not written by this pipeline and is not read further"
-                    )
-                if sample and sample["__key__"] != key:
-                    yield sample
-                    sample = {}
-                sample["__key__"] = key
-                sample[extension] = tar.extractfile(member).read()
-            tar.fileobj.seek(tar.offset)  # tarfile takes a cut archive for its end, if the cut is in a header
-            if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError("it is cut short")
+            yield tar, _checked_members(tar, path)
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise VLFMError(f"{path} is damaged ({error}); remove it and run its rule again") from error
+        raise damaged_tar(path, error) from error
+
+
+def _checked_members(tar: tarfile.TarFile, path: Path | str) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
+    for member in tar:
+        key, _, extension = member.name.partition(".")
+        if not member.isfile() or member.issparse() or extension.rsplit(".", 1)[-1] not in MEMBERS:
+            raise VLFMError(
+                f"{path}: member {member.name!r} is not one of {', '.join(MEMBERS)}; "
+                "the shard was not written by this pipeline and is not read further"
+            )
+        yield key, extension, member
+    tar.fileobj.seek(tar.offset)  # tarfile takes a cut archive for its end, if the cut is in a header
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("it is cut short")
+
+
+def damaged_tar(path: Path | str, why: object) -> VLFMError:
+    """What to raise for a shard that cannot be read."""
+    return VLFMError(f"{path} is damaged ({why}); remove it and run its rule again")
+
+
+def read_tar(path: Path | str) -> Iterator[dict[str, Any]]:
+    """Yield the samples of a webdataset shard as `{"__key__": str, EXTENSION: bytes}`.
+
+    Raises:
+        VLFMError: as `open_tar` does.
+    """
+    sample: dict[str, Any] = {}
+    with open_tar(path) as (tar, members):
+        for key, extension, member in members:
+            if sample and sample["__key__"] != key:
+                yield sample
+                sample = {}
+            sample["__key__"] = key
+            sample[extension] = tar.extractfile(member).read()
     if sample:
         yield sample
 

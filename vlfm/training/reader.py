@@ -1,13 +1,11 @@
 """Random access to the clips of a coefficient shard: its headers are read once, each clip in one read after that."""
 
 import os
-import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlfm.artifacts import MEMBERS
+from vlfm.artifacts import damaged_tar, open_tar
 from vlfm.coefficients.shards import ClipCoefficients, decode
-from vlfm.errors import VLFMError
 
 
 @dataclass(frozen=True)
@@ -22,17 +20,16 @@ class ShardReader:
     """An open coefficient shard.
 
     Raises:
-        VLFMError: on a damaged tar, a member that is no plain file, or one whose type is not in `MEMBERS` (a pickle,
-            for example): the message names shard and member.
+        VLFMError: as `vlfm.artifacts.open_tar` does.
     """
 
     def __init__(self, path: Path):
         self.path = path
+        self._entries = _read_headers(path)
         try:
-            self._entries = _read_headers(path)
             self._file = os.open(path, os.O_RDONLY)
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise _damaged(path, error) from error
+        except OSError as error:
+            raise damaged_tar(path, error) from error
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -49,9 +46,9 @@ class ShardReader:
         try:
             data = os.pread(self._file, last - first, first)
         except OSError as error:
-            raise _damaged(self.path, error) from error
+            raise damaged_tar(self.path, error) from error
         if len(data) < last - first:
-            raise _damaged(self.path, "it is cut short")
+            raise damaged_tar(self.path, "it is cut short")
         sample = {name: data[offset - first : offset - first + size] for name, (offset, size) in entry.members.items()}
         return decode({"__key__": entry.key, **sample}, str(self.path))
 
@@ -61,22 +58,9 @@ class ShardReader:
 
 def _read_headers(path: Path) -> list[_Entry]:
     entries: list[_Entry] = []
-    with tarfile.open(path, "r:") as tar:
-        for member in tar:
-            key, _, extension = member.name.partition(".")
-            if not member.isfile() or member.issparse() or extension.rsplit(".", 1)[-1] not in MEMBERS:
-                raise VLFMError(
-                    f"{path}: member {member.name!r} is not one of {', '.join(MEMBERS)}; "
-                    "the shard was not written by this pipeline and is not read further"
-                )
+    with open_tar(path) as (_, members):
+        for key, extension, member in members:
             if not entries or entries[-1].key != key:
                 entries.append(_Entry(key, {}))
             entries[-1].members[extension] = (member.offset_data, member.size)
-        tar.fileobj.seek(tar.offset)  # tarfile takes a cut archive for its end, if the cut is in a header
-        if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError("it is cut short")
     return entries
-
-
-def _damaged(path: Path, why: object) -> VLFMError:
-    return VLFMError(f"{path} is damaged ({why}); remove it and run its rule again")

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import yaml
 
@@ -6,7 +8,30 @@ from vlfm import config as configs
 from vlfm.errors import VLFMError
 
 
-def test_default_file_is_complete_and_every_key_is_commented():
+def schema_keys(section=configs.Config, prefix=""):
+    """Dotted names of all keys of the schema, sections included."""
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, configs.Section):
+            yield from schema_keys(field.annotation, f"{prefix}{name}.")
+
+
+def file_keys(node, prefix=""):
+    """Dotted name → the line of a YAML mapping's keys, and whether a value follows there."""
+    for key, value in node.value:
+        name = prefix + key.value
+        yield name, key.start_mark.line, not isinstance(value, yaml.MappingNode)
+        if isinstance(value, yaml.MappingNode):
+            yield from file_keys(value, f"{name}.")
+
+
+def test_default_file_has_exactly_the_keys_of_the_schema_each_with_a_comment():
+    text = (ROOT / "config.yaml").read_text()
+    found, lines = list(file_keys(yaml.compose(text))), text.splitlines()
+    names = [name for name, _, _ in found]
+    assert len(names) == len(set(names)), "YAML takes the last of a key given twice"
+    assert sorted(names) == sorted(schema_keys()) and "decoder.embedded.patch" in names
+    assert [name for name, line, valued in found if valued and not re.search(r"\s# \w", lines[line])] == []
     configs.load(ROOT / "config.yaml")
 
 

@@ -31,7 +31,7 @@ def test_default_file_has_exactly_the_keys_of_the_schema_each_with_a_comment():
     names = [name for name, _, _ in found]
     assert len(names) == len(set(names)), "YAML takes the last of a key given twice"
     assert sorted(names) == sorted(schema_keys()) and "decoder.embedded.patch" in names
-    assert [name for name, line, valued in found if valued and not re.search(r"\s# \w", lines[line])] == []
+    assert [name for name, line, valued in found if valued and not re.search(r"\s# \S", lines[line])] == []
     configs.load(ROOT / "config.yaml")
 
 

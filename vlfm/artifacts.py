@@ -10,6 +10,7 @@ import io
 import json
 import math
 import os
+import shutil
 import sys
 import tarfile
 import time
@@ -76,6 +77,15 @@ def write_bytes(path: Path | str, data: bytes) -> None:
     """Write `data` to `path`, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
+
+
+def remove_partial(partial: Path) -> None:
+    """Remove the folder `….partial-IDENTITY` of work that is complete; with a word also those of the same work under
+    other identities, which nothing will go on with."""
+    for folder in partial.parent.glob(f"{partial.name.rpartition('-')[0]}-*"):
+        if folder != partial:
+            print(f"removing {folder}: work on this shard under other settings, never finished", file=sys.stderr)
+        shutil.rmtree(folder)
 
 
 def write_json(path: Path | str, value: Any) -> None:

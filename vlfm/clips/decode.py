@@ -5,7 +5,6 @@ goes on with the clip it was at. The folder is named after everything that decid
 """
 
 import json
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from vlfm.artifacts import (
     progress,
     read_manifest,
     read_tar,
+    remove_partial,
     shard_digest,
     write_ledger,
     write_tar,
@@ -86,10 +86,7 @@ def decode_shard(clips: config.Clips, manifest: Path, shard: int, output: Path, 
     write_ledger(ledger, rows)
     check_share_of_bad(rows, clips.max_bad, f"shard {shard:05d}")
     write_tar(output, (_sample(pieces[clip.clip_id]) for clip in plan if clip.clip_id in pieces))
-    for folder in output.parent.glob(f".{output.stem}.partial-*"):
-        if folder != partial:
-            print(f"removing {folder}: work on this shard under other settings, never finished", file=sys.stderr)
-        shutil.rmtree(folder)
+    remove_partial(partial)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import contextlib
 import copy
 import errno
 import itertools
-import shutil
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +30,7 @@ from vlfm.artifacts import (
     fingerprint,
     progress,
     read_json,
+    remove_partial,
     write_bytes,
     write_ledger,
 )
@@ -134,10 +134,7 @@ def invert_shard(
         f"{output.stem}: round trip {np.mean([clip.round_trip for clip in stored]):.2f} dB; {config.inversion.dtype} "
         f"moves latents by {max(clip.rounding for clip in stored):.1e} of their RMS at most"
     )
-    for folder in output.parent.glob(f".{output.name}.partial-*"):
-        if folder != partial:
-            print(f"removing {folder}: work on this shard under other settings, never finished", file=sys.stderr)
-        shutil.rmtree(folder)
+    remove_partial(partial)
 
 
 @dataclass(frozen=True)

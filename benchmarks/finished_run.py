@@ -1,5 +1,6 @@
 """The clips of a finished run in memory, networks trained on them, and tables: what benchmarks of training share."""
 
+import argparse
 import copy
 import json
 import time
@@ -8,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from machine import machine
 
 from vlfm import config as configs
 from vlfm.artifacts import read_json
@@ -20,6 +22,24 @@ from vlfm.training.network import new_model
 from vlfm.training.trainer import Trainer, attention_kernel, autocast_dtype
 
 CHUNK = 51  # clips rendered at once
+
+
+def parser_of(benchmark: str, doc: str) -> argparse.ArgumentParser:
+    """The options that benchmarks of networks trained on a run share; each adds its own."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--results", type=Path, required=True, help="of a finished run")
+    parser.add_argument("--steps", type=int, default=900, help="of training, for each network")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / f"{benchmark}.json")
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, dict]:
+    """The command line, its threads set, and what it is measured on, before anything runs."""
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    return arguments, machine(arguments.device)
 
 
 @dataclass(frozen=True)

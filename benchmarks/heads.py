@@ -9,14 +9,23 @@ the decoded frames against the true ones, before and after training; each at the
 the network for a video. The ceiling is the PSNR of the projection itself, decoded.
 """
 
-import argparse
 import sys
-from pathlib import Path
 
 import numpy as np
 import torch
-from finished_run import FinishedRun, changed, mean_square, read_run, rendered, taken, train, true_latents, write_record
-from machine import machine
+from finished_run import (
+    FinishedRun,
+    changed,
+    mean_square,
+    parsed,
+    parser_of,
+    read_run,
+    rendered,
+    taken,
+    train,
+    true_latents,
+    write_record,
+)
 
 from vlfm.artifacts import read_json
 from vlfm.clips.shards import DecodedClip, read_clips
@@ -54,19 +63,12 @@ COLUMNS = {
 
 def main() -> None:
     """Train every variant, render, write the record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, required=True, help="of a finished run")
-    parser.add_argument("--steps", type=int, default=900, help="of training, for each variant")
+    parser = parser_of("heads", __doc__)
     parser.add_argument("--seconds", type=float, help="of training: train each variant again, for as long")
     parser.add_argument("--clips", type=int, default=12, help="clips decoded for the PSNR")
     parser.add_argument("--only", nargs="*", help="variants whose name contains one of these")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "heads.json")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    device = torch.device(arguments.device)
-    described = machine(device)
+    arguments, described = parsed(parser)
+    device = arguments.device
     run = read_run(arguments.results)
     judge = Judge(run, arguments.clips, device)
     rows = []

@@ -11,16 +11,16 @@ Errors are squared, at the frames, relative to the latents' mean square: to the 
 average. A clip counts as drawn when a draw is nearer to it than to the other clip and to the average.
 """
 
-import argparse
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from finished_run import (
     FinishedRun,
     changed,
     mean_square,
+    parsed,
+    parser_of,
     read_run,
     rendered,
     taken,
@@ -28,7 +28,6 @@ from finished_run import (
     true_latents,
     write_record,
 )
-from machine import machine
 
 from vlfm.model.flow_model import FlowModel
 from vlfm.training.data import Batch
@@ -54,25 +53,17 @@ COLUMNS = {
 
 def main() -> None:
     """Train, draw, write the record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, required=True, help="of a finished run")
+    parser = parser_of("pairs", __doc__)
     parser.add_argument("--clips", type=int, default=12, help="spread over the run; more need more steps")
-    parser.add_argument("--steps", type=int, default=900, help="of training, for each head")
     parser.add_argument("--seconds", type=float, help="of training, for each head, instead of steps")
     parser.add_argument("--draws", type=int, default=6, help="videos a pair")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "pairs.json")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    device = torch.device(arguments.device)
-    described = machine(device)
+    arguments, described = parsed(parser)
     run = read_run(arguments.results)
     batch = in_pairs(run, arguments.clips)
     rows, trained = [], {}
     for head, times in HEADS.items():
         config = changed(run.config, {"model.head": head, "training.steps": arguments.steps, **times})
-        model, trained[head] = train(config, run, batch, device, arguments.seconds)
+        model, trained[head] = train(config, run, batch, arguments.device, arguments.seconds)
         print(head, trained[head], file=sys.stderr)
         for steps in STEPS[head]:
             rows.append({"head": head, "steps": steps, **draw(model, batch, arguments.draws, steps)})

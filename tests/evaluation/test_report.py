@@ -114,6 +114,7 @@ def test_numbers(run, page):
     decode = re.search(r"decode 2 ([\d.]+) 4 ([\d.]+) ([\d.]+) ([\d.]+)", seen.text)
     assert [float(value) for value in decode.groups()] == [8.0, 0.5, 120.5, 0.5]
     assert "report 1" not in seen.text  # its own job is not over
+    assert "1 network evaluation a clip, guidance 1" in seen.text and "1 fixed-point refinement a step" in seen.text
 
 
 def test_experiments_that_have_not_run_are_named(run, tmp_path, page):
@@ -173,7 +174,15 @@ def test_other_settings_are_said(tmp_path):
     config = write_run(tmp_path / "results", 1, (), False, **change)
     write_report(config, tmp_path / "results", tmp_path / "index.html")
     text = Page((tmp_path / "index.html").read_text()).text
-    for words in ("of 0.5 and 1 s", "48×48 and 96×48 pixels", "autoencoder, some/vae", "it predicts velocity"):
+    for words in (
+        "1 clip of 0.5 and 1 s",
+        "48×48 and 96×48 pixels",
+        "autoencoder, some/vae",
+        "it predicts velocity",
+        "several network evaluations a clip, guidance 1",
+        "1 clip learnt",
+        "The one scored clip.",
+    ):
         assert words in text
 
 

@@ -12,6 +12,7 @@ from vlfm.latents import invert
 from vlfm.latents.frames import psnr, to_tensor
 from vlfm.latents.load import caption_encoder_fingerprint, load_caption_encoder, load_decoder
 from vlfm.latents.store import LatentStore
+from vlfm.words import counted
 
 COUNT = 5
 CPU = torch.device("cpu")
@@ -305,7 +306,7 @@ def test_a_number_of_frames_that_does_not_fit_is_an_error(run, little_memory):
     with pytest.raises(VLFMError, match=r"6 frames at once do not fit cpu \(CUDA out of memory with 6 frames\.\); set"):
         run(batch_size=6)
     little_memory[0] = 0
-    with pytest.raises(VLFMError, match=r"1 frames at once do not fit cpu .*set clips\.size to less"):
+    with pytest.raises(VLFMError, match=r"1 frame does not fit cpu .*set clips\.size to less"):
         run(batch_size="auto")
 
 
@@ -313,4 +314,4 @@ def test_auto_finds_a_size_on_this_machine(run, capsys):
     store = LatentStore(run(batch_size="auto"))
     ((start, frames),) = store.about["frames_a_batch"]
     assert start == 0 and 1 <= frames <= COUNT * FRAMES
-    assert f"inversion.batch_size auto: {frames} frames at once" in capsys.readouterr().out
+    assert f"inversion.batch_size auto: {counted(frames, 'frame')} at once" in capsys.readouterr().out

@@ -265,7 +265,7 @@ def test_a_network_that_is_not_whole_is_refused(model, tmp_path):
     state = load_file(weights)
     del state["conv_out.bias"]
     save_file(state, weights)
-    with pytest.raises(VLFMError, match=r"lack 1 parameters, conv_out.bias"):
+    with pytest.raises(VLFMError, match=r"lack 1 parameter, conv_out.bias"):
         load_network(UNet2DConditionModel, tmp_path, "unet", torch.float32)
     weights.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(VLFMError, match="does not load as UNet2DConditionModel"):

@@ -24,6 +24,7 @@ from vlfm.artifacts import (
 from vlfm.clips.cutting import Cutter
 from vlfm.clips.sources import name_source
 from vlfm.errors import BadClip, VLFMError
+from vlfm.words import counted
 
 COLUMNS = ("source", "start", "end", "caption")
 DEMO = Path(__file__).with_name("demo.csv")
@@ -183,7 +184,7 @@ def _tell(path: Path, bad: list[LedgerRow], good: int) -> None:
     if not good:
         raise VLFMError(f"{path} holds not one good clip:\n{listed or '  it has no rows'}")
     if bad:
-        print(f"{path}: {good} clips, {len(bad)} bad rows left out:\n{listed}", file=sys.stderr)
+        print(f"{path}: {counted(good, 'clip')}, {counted(len(bad), 'bad row')} left out:\n{listed}", file=sys.stderr)
 
 
 def _write_plan(settings: config.Clips, found: list[Clip], manifest: Path, shards: Path) -> None:

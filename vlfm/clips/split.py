@@ -11,6 +11,7 @@ from vlfm.artifacts import progress, write_bytes
 from vlfm.clips.cutting import Cutter
 from vlfm.clips.index import COLUMNS
 from vlfm.errors import BadClip, VLFMError
+from vlfm.words import counted
 
 VIDEOS = (".3gp", ".avi", ".flv", ".gif",
 
@@ -59,5 +60,5 @@ def split_video(paths: Iterable[Path | str], output_csv: Path, clips: config.Cli
             f"no clip can be cut from {', '.join(map(str, paths)) or 'nothing'}:\n{listed or '  no videos'}"
         )
     if reasons:
-        print(f"{count} windows; left out:\n{listed}", file=sys.stderr)
+        print(f"{counted(count, 'window')}; left out:\n{listed}", file=sys.stderr)
     write_bytes(output_csv, text.getvalue().encode())

@@ -21,6 +21,7 @@ from vlfm.evaluation.ledger import read_rows, summarise
 from vlfm.evaluation.page import films
 from vlfm.evaluation.page.films import Group, Library
 from vlfm.evaluation.page.tables import Table, from_rows, make_table, read_csv
+from vlfm.words import counted
 
 SIZE = 11_400_000  # bytes of videos and pictures: with the tables a page below 12 MB
 EXPERIMENTS_SHARE = 0.4  # of them, at most, for the experiments' videos
@@ -137,14 +138,16 @@ def _facts(config: configs.Config, scores: list[dict[str, str]], training: dict)
         values = [float(row["psnr"]) for row in native if row["stage"] == stage]
         if values:
             facts.append((f"{sum(values) / len(values):.1f} dB", f"PSNR, {words}"))
-    facts.append((str(training["clips"]), "clips learnt"))
-    facts.append((_evaluations(config), f"network evaluation{'s' * (_evaluations(config) != '1')} a clip"))
+    facts.append((str(training["clips"]), "clip learnt" if training["clips"] == 1 else "clips learnt"))
+    number, noun = _evaluations(config).split(" ", 1)
+    facts.append((number, f"{noun} a clip"))
     return facts
 
 
 def _evaluations(config: configs.Config) -> str:
     """How often the network is evaluated for one clip, as far as the settings alone say it."""
-    return str(config.evaluation.steps) if config.model.head == "coefficients" else "several"
+    known = config.model.head == "coefficients"
+    return counted(config.evaluation.steps, "network evaluation") if known else "several network evaluations"
 
 
 def _settings(config: configs.Config, decoder: dict, training: dict) -> list[tuple[str, str]]:
@@ -157,36 +160,38 @@ def _settings(config: configs.Config, decoder: dict, training: dict) -> list[tup
             visual += f"; {decoder['held_out_psnr']:.2f} dB on frames held out of its training"
     else:
         visual = f"{config.decoder.name}, {config.decoder.model}"
-    inversion = f"DDIM, {config.inversion.steps} steps, {config.inversion.refine} fixed-point refinement(s) a step"
+    steps = counted(config.inversion.steps, "step")
+    inversion = f"DDIM, {steps}, {counted(config.inversion.refine, 'fixed-point refinement')} a step"
     if config.decoder.name == "autoencoder":
         inversion = "none: the latents are the autoencoder's own"
     elif config.decoder.name == "rectified-flow":
-        inversion = (
-            f"the flow backwards, {config.inversion.steps} steps, {config.inversion.refine} refinement(s) a step"
-        )
+        inversion = f"the flow backwards, {steps}, {counted(config.inversion.refine, 'refinement')} a step"
     skipped = f", {training['skipped']} of them skipped" if training.get("skipped") else ""
     return [
         (
             "data",
-            f"{training['clips']} clips of {lengths} s at {clips.fps:g} frames a second, {sizes} pixels: {clips.index}",
+            f"{counted(training['clips'], 'clip')} of {lengths} s at {clips.fps:g} frames a second, {sizes} pixels: "
+            f"{clips.index}",
         ),
         ("visual decoder", f"{visual}."),
         ("inversion", f"{inversion}."),
         (
             "path",
-            f"{flow.order} Legendre polynomials ({flow.projection}); schedule {flow.schedule}, σ ≥ {flow.sigma_min:g}.",
+            f"{counted(flow.order, 'Legendre polynomial')} ({flow.projection}); schedule {flow.schedule}, "
+            f"σ ≥ {flow.sigma_min:g}.",
         ),
         (
             "network",
-            f"a DiT of {model.layers} layers and width {model.heads * model.head_dim}, patch {model.patch}; captions "
-            f"embedded by {config.text.encoder}; it predicts {model.head}.",
+            f"a DiT of {counted(model.layers, 'layer')} and width {model.heads * model.head_dim}, patch {model.patch}; "
+            f"captions embedded by {config.text.encoder}; it predicts {model.head}.",
         ),
         (
             "training",
-            f"{training['steps']} steps{skipped} of {train.batch_size} clips with {train.optimizer}, learning rate "
-            f"{train.learning_rate:g}; {train.pure_noise:.0%} of a batch at t = 0, {train.lead_in:.0%} in the lead-in.",
+            f"{counted(training['steps'], 'step')}{skipped} of {counted(train.batch_size, 'clip')} with "
+            f"{train.optimizer}, learning rate {train.learning_rate:g}; {train.pure_noise:.0%} of a batch at t = 0, "
+            f"{train.lead_in:.0%} in the lead-in.",
         ),
-        ("rendering", f"{_evaluations(config)} network evaluation(s) a clip, guidance {config.evaluation.guidance:g}."),
+        ("rendering", f"{_evaluations(config)} a clip, guidance {config.evaluation.guidance:g}."),
     ]
 
 

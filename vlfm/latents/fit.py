@@ -17,6 +17,7 @@ from vlfm.latents.embedded import EmbeddedDecoder, new_scheduler, new_unet
 from vlfm.latents.frames import psnr, to_tensor
 from vlfm.latents.patch import PatchAutoencoder
 from vlfm.learning_rate import warmup_cosine
+from vlfm.words import counted
 
 # Enough to fit a basis of a hundred numbers and a small network; a larger data set is sampled, not loaded.
 MAX_FRAMES = 20_000
@@ -85,7 +86,7 @@ def _frames(shards: list[Path], holdout: float, seed: int) -> tuple[FramesBySize
     counts = [len(read_ids(path)) for path in shards]
     total = sum(counts)
     if total < 2:
-        raise VLFMError(f"{total} clips are too few to train a decoder and hold one out; give at least 2")
+        raise VLFMError(f"{counted(total, 'clip')} cannot train a decoder and be held out as well; give at least 2")
     available: Counter[Size] = Counter()
     for path, count in zip(shards, counts, strict=True):
         for clip in itertools.islice(read_clips(path), 1):

@@ -41,6 +41,7 @@ from vlfm.latents.decoder import VisualDecoder
 from vlfm.latents.frames import psnr, to_tensor
 from vlfm.latents.load import caption_encoder_fingerprint, load_caption_encoder, load_decoder
 from vlfm.latents.store import VERSION, ClipLatents, LatentStore, write_store
+from vlfm.words import counted
 
 # What decides the latents but for the last bits; batch size and compilation decide those.
 SETTINGS = (
@@ -198,7 +199,7 @@ def _disk_may_be_full(partial: Path) -> Iterator[None]:
         kept = len([path for path in partial.glob("[0-9a-f]*.safetensors") if path.stem != "captions"])
         raise VLFMError(
             f"{partial.parent} cannot be written ({error.strerror}); free space there and run the rule again, which "
-            f"goes on after the {kept} clips that are finished and kept in {partial.name}"
+            f"goes on after {counted(kept, 'finished clip')}, kept in {partial.name}"
         ) from error
 
 
@@ -250,13 +251,14 @@ def _frames_at_once(config: configs.Config, decoder: VisualDecoder, clip: Decode
         found = find_batch_size(work, decoder.device, min(LARGEST, clips * len(clip.frames)))
     except torch.OutOfMemoryError as error:
         raise VLFMError(_does_not_fit(1, decoder, error)) from error
-    print(f"inversion.batch_size auto: {found} frames at once")
+    print(f"inversion.batch_size auto: {counted(found, 'frame')} at once")
     return found
 
 
 def _does_not_fit(size: int, decoder: VisualDecoder, error: BaseException) -> str:
     remedy = "clips.size to less" if size == 1 else "inversion.batch_size to less, or to auto"
-    return f"{size} frames at once do not fit {decoder.device} ({str(error).splitlines()[0]}); set {remedy}"
+    who = "1 frame does" if size == 1 else f"{size} frames at once do"
+    return f"{who} not fit {decoder.device} ({str(error).splitlines()[0]}); set {remedy}"
 
 
 # ----------------------------------------------------------------------------------------- captions

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Self
 
 import torch
+from diffusers import SchedulerMixin
 
 from vlfm.latents.autoencoder import LatentAutoencoder
 from vlfm.latents.decoder import Captions, VisualDecoder, check_size, refuse_null_text
@@ -51,25 +52,38 @@ class PromptedDecoder(VisualDecoder):
     Args:
         autoencoder: frames ↔ latents.
         network: the generative model.
+        scheduler: diffusers', the noise levels it was trained on.
         prompts: captions → embeddings.
+        steps: of a walk, both ways.
+        refine: fixed-point refinements a step of inversion.
         captioned: whether the network sees each frame's caption (`inversion.prompt: caption`); otherwise the empty
             one stands for every caption, and is embedded once.
         batch_size: frames walked at a time; None for all that are given.
+        compile: torch.compile the network.
     """
 
     def __init__(
         self,
         autoencoder: LatentAutoencoder,
         network: torch.nn.Module,
+        scheduler: SchedulerMixin,
         prompts: Prompts,
+        steps: int,
+        refine: int = 0,
         captioned: bool = False,
         batch_size: int | None = None,
+        compile: bool = False,
     ):
         self.autoencoder = autoencoder
         self.network = network.eval().requires_grad_(False)
+        self.scheduler = scheduler
         self.prompts = prompts
+        self.steps = steps
+        self.refine = refine
         self.captioned = captioned
         self.batch_size = batch_size
+        if compile:
+            self.network.compile()
 
     @property
     def device(self) -> torch.device:

@@ -84,10 +84,7 @@ class RectifiedFlowDecoder(PromptedDecoder):
         scheduler: its σ.
         prompts: captions → embeddings (B, L, D) and pooled ones (B, P).
         steps: Euler steps, both ways.
-        refine: fixed-point refinements a step of inversion.
-        captioned: whether the transformer sees captions; otherwise the empty one.
-        batch_size: frames walked at a time; None for all that are given.
-        compile: torch.compile the transformer.
+        options: refine, captioned, batch_size, compile, as `PromptedDecoder` takes them.
 
     Raises:
         VLFMError: for a transformer of other latents than the autoencoder's.
@@ -100,22 +97,14 @@ class RectifiedFlowDecoder(PromptedDecoder):
         scheduler: FlowMatchEulerDiscreteScheduler,
         prompts: Prompts,
         steps: int = 28,
-        refine: int = 0,
-        captioned: bool = False,
-        batch_size: int | None = None,
-        compile: bool = False,
+        **options: Any,
     ):
         if transformer.config.in_channels != autoencoder.channels:
             raise VLFMError(
                 f"the transformer takes {transformer.config.in_channels} channels, the autoencoder has "
                 f"{autoencoder.channels}; give a text-to-image Stable Diffusion 3"
             )
-        super().__init__(autoencoder, transformer, prompts, captioned, batch_size)
-        self.scheduler = scheduler
-        self.steps = steps
-        self.refine = refine
-        if compile:
-            transformer.compile()
+        super().__init__(autoencoder, transformer, scheduler, prompts, steps, **options)
 
     @property
     def patch(self) -> int:

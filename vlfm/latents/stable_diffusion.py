@@ -33,13 +33,10 @@ class StableDiffusionDecoder(PromptedDecoder):
         unet: predicts the noise (or v) in such latents.
         scheduler: the noise levels it was trained on.
         prompts: captions → embeddings (B, L, D).
-        steps: DDIM steps, both ways.
-        refine: fixed-point refinements a step of inversion; the paper's plain DDIM inversion is 0.
-        captioned: whether the U-Net sees captions; otherwise the empty one.
-        batch_size: frames walked at a time; None for all that are given.
-        compile: torch.compile the U-Net.
+        steps: DDIM steps, both ways; the paper's plain inversion refines none of them.
         guidance: of `invert_guided`, and of `generate` with null text.
         null_text: iterations a step of `invert_guided`.
+        options: refine, captioned, batch_size, compile, as `PromptedDecoder` takes them.
 
     Raises:
         VLFMError: for a U-Net of another kind, or one for other latents than the autoencoder's.
@@ -52,12 +49,9 @@ class StableDiffusionDecoder(PromptedDecoder):
         scheduler: DDIMScheduler,
         prompts: Prompts,
         steps: int = 50,
-        refine: int = 0,
-        captioned: bool = False,
-        batch_size: int | None = None,
-        compile: bool = False,
         guidance: float = 1.0,
         null_text: int = 0,
+        **options: Any,
     ):
         if unet.config.in_channels != autoencoder.channels or unet.config.out_channels != autoencoder.channels:
             raise VLFMError(
@@ -73,14 +67,10 @@ class StableDiffusionDecoder(PromptedDecoder):
             raise VLFMError(
                 f"inversion.steps is {steps}, but the model knows {scheduler.config.num_train_timesteps} noise levels"
             )
-        super().__init__(autoencoder, unet.to(memory_format=torch.channels_last), prompts, captioned, batch_size)
-        self.scheduler = scheduler
-        self.steps = steps
-        self.refine = refine
+        unet = unet.to(memory_format=torch.channels_last)
+        super().__init__(autoencoder, unet, scheduler, prompts, steps, **options)
         self.guidance = guidance
         self.null_text = null_text
-        if compile:
-            unet.compile()
 
     def embed(self, captions: Sequence[str]) -> torch.Tensor:
         """Captions → what the U-Net attends to, (B, L, D) float32: L tokens, padded, of the text tower's width D."""

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from vlfm.artifacts import atomic_path, fingerprint
 from vlfm.errors import VLFMError
 from vlfm.latents.weights import fingerprint_folder, locate
+from vlfm.words import counted
 
 # Captions encoded at once. The last chunk is filled up: the shape of a matrix product decides in which order it sums,
 # and an embedding should not depend on how many others are asked for.
@@ -238,8 +239,8 @@ def _load_model(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
     if missing:
         raise VLFMError(
-            f"{folder} is no whole {kind.__name__}: its weights lack {len(missing)} parameters, {missing[0]} for one; "
-            "its config.json belongs to another model, or the file was cut"
+            f"{folder} is no whole {kind.__name__}: its weights lack {counted(len(missing), 'parameter')}, "
+            f"{missing[0]} for one; its config.json belongs to another model, or the file was cut"
         )
     model = model.get_encoder() if model.config.is_encoder_decoder else model
     return model.eval().requires_grad_(False)

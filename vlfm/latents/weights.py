@@ -15,6 +15,7 @@ from typing import Any
 
 from vlfm.artifacts import read_json
 from vlfm.errors import VLFMError
+from vlfm.words import counted
 
 # Not the variants (model.fp16.safetensors, diffusion_pytorch_model.non_ema.safetensors): one file is the model.
 WEIGHTS = tuple(
@@ -144,8 +145,8 @@ def load_network(kind: type, folder: Path, part: str, dtype) -> Any:
     bad = sorted(report["missing_keys"]) + [str(key) for key in report.get("mismatched_keys", ())]
     if bad:
         raise VLFMError(
-            f"{place} is no whole {kind.__name__}: its weights lack {len(bad)} parameters, {bad[0]} for one; "
-            "its config.json belongs to another model, or the file was cut"
+            f"{place} is no whole {kind.__name__}: its weights lack {counted(len(bad), 'parameter')}, "
+            f"{bad[0]} for one; its config.json belongs to another model, or the file was cut"
         )
     return network.eval().requires_grad_(False)
 

@@ -22,6 +22,7 @@ from vlfm.training.network import new_model, save_model
 from vlfm.training.objective import Draw, Objective
 from vlfm.training.processes import Council, StopRequest, make_accelerator, wrap
 from vlfm.training.throughput import Throughput, peak_flops
+from vlfm.words import counted
 
 VERSION = 2  # of what a run gives for the same settings and data; raise it when that changes
 LOG_EVERY = 10
@@ -328,7 +329,10 @@ def train(
                     save_model(config, model, output, trainer.objective.empty_caption, decoder, moments.observed)
                 about = {"fingerprint": identity, "steps": trainer.step, "clips": moments.clips}
                 write_json(output / "training.json", {**about, "skipped": trainer.skipped})
-                print(f"{trainer.step} steps of {settings.batch_size} clips: {speed.report()}", flush=True)
+                print(
+                    f"{counted(trainer.step, 'step')} of {counted(settings.batch_size, 'clip')}: {speed.report()}",
+                    flush=True,
+                )
     trainer.accelerator.end_training()
 
 

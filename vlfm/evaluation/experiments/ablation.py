@@ -28,6 +28,7 @@ from vlfm.model.transformer import VLFMTransformer
 from vlfm.training.data import read_moments
 from vlfm.training.network import new_model
 from vlfm.training.trainer import train
+from vlfm.words import counted
 
 HEADS = ("velocity", "direct", "coefficients")
 POINTS = 5  # measurements on the way
@@ -240,9 +241,10 @@ def run(run: Run, output: Path) -> None:
         )
     caption = (
         "Clips generated from their captions after "
-        + f"{run.config.experiments.ablation_steps} training steps of each head: "
+        + f"{counted(run.config.experiments.ablation_steps, 'training step')} of each head: "
         + "; ".join(
-            f"{row['head']} {row['psnr_before']:.2f} → {row['psnr_after']:.2f} dB, {_evaluations(row['evaluations'])}"
+            f"{row['head']} {row['psnr_before']:.2f} → {row['psnr_after']:.2f} dB, "
+            f"{counted(row['evaluations'], 'evaluation')}"
             for row in table
             if row["equal"] == "steps"
         )
@@ -264,10 +266,6 @@ def run(run: Run, output: Path) -> None:
     print(caption)
 
 
-def _evaluations(count: int) -> str:
-    return f"{count} evaluation{'s' * (count != 1)}"
-
-
 def _mean(scores: dict[str, dict[str, float]]) -> float:
     return round(float(np.mean([score["psnr"] for score in scores.values()])), 4)
 
@@ -285,7 +283,7 @@ def _figure(results: dict[str, dict]) -> str:
             "o-",
             color=colour,
             markersize=3.5,
-            label=f"{head} ({_evaluations(result['evaluations'])} a clip)",
+            label=f"{head} ({counted(result['evaluations'], 'evaluation')} a clip)",
         )
     axes.set(xlabel="seconds of training", ylabel="PSNR (dB)")
     legend_below(figure, axes, columns=1)

@@ -17,6 +17,7 @@ from vlfm.evaluation.plots import WIDTH, legend_below, svg
 from vlfm.evaluation.render import rate_times
 from vlfm.latents.frames import to_tensor
 from vlfm.model.flow_model import FlowModel
+from vlfm.words import counted
 
 REPEATS = 3  # timings of which the fastest counts: the others waited for something else
 LONG = 1.0  # seconds from which one timing is enough
@@ -99,7 +100,8 @@ def run(run: Run, output: Path) -> None:
         own = {(row["head"], row["solver"]): row for row in rows if float(row["fps"]) == run.config.clips.fps}
         ours, theirs = own["coefficients", "exponential, 1 step"], own["velocity", "midpoint"]
         caption = (
-            f"At {run.config.clips.fps:g} frames a second one clip takes {ours['evaluations']} network evaluation and "
+            f"At {run.config.clips.fps:g} frames a second one clip takes "
+            f"{counted(ours['evaluations'], 'network evaluation')} and "
             f"{ours['network_seconds']:.3f} s with the coefficients head ({ours['psnr']:.2f} dB), "
             f"{theirs['evaluations']} and {theirs['network_seconds']:.2f} s with the paper's ({theirs['psnr']:.2f} dB)."
         )

@@ -148,11 +148,12 @@ def test_split_then_index(settings, video, tmp_path, index):
     assert [c.start for c in whole] == [float(row["start"]) for row in table if row["source"].endswith("b.mp4")]
 
 
-def test_splitting_nothing(settings, tmp_path):
+@pytest.mark.parametrize("name", ["x.mp4", "x.M2TS", "x.ts", "x.mkv"])
+def test_splitting_nothing(settings, tmp_path, name):
     with pytest.raises(VLFMError, match="no such file"):
         split_video([tmp_path / "none"], tmp_path / "o.csv", settings())
-    (tmp_path / "x.mp4").write_text("hello")
-    with pytest.raises(VLFMError, match=r"x\.mp4 is not a video"):
+    (tmp_path / name).write_text("hello")
+    with pytest.raises(VLFMError, match=rf"{name} is not a video"):
         split_video([tmp_path], tmp_path / "o.csv", settings())
     assert not (tmp_path / "o.csv").exists()
 

@@ -13,10 +13,7 @@ from vlfm.clips.index import COLUMNS
 from vlfm.errors import BadClip, VLFMError
 from vlfm.words import counted
 
-VIDEOS = (".3gp", ".avi", ".flv", ".gif",
-
-    " "".m2ts"
-, ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv",
+VIDEOS = (".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv",
           ".ts", ".vob", ".webm", ".wmv", ".y4m")  # fmt: skip
 
 

@@ -315,3 +315,14 @@ def test_auto_finds_a_size_on_this_machine(run, capsys):
     ((start, frames),) = store.about["frames_a_batch"]
     assert start == 0 and 1 <= frames <= COUNT * FRAMES
     assert f"inversion.batch_size auto: {counted(frames, 'frame')} at once" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("count", "frames"), [(1, 1), (1, 5), (2, 4)])
+def test_trials_take_no_more_frames_than_twice_the_shard_s(decoder, tmp_path, asked, count, frames):
+    clips = write_clips(tmp_path / "few.tar", count, frames=frames)
+    invert.invert_shard(small(batch_size="auto"), clips, decoder, tmp_path / "s.zarr", tmp_path / "s.parquet", CPU)
+    ((_, size),) = LatentStore(tmp_path / "s.zarr").about["frames_a_batch"]
+    total = count * frames
+    assert total <= sum(seen for seen, _ in asked) <= 3 * total and size <= max(1, total // 3)
+    if total < 6:
+        assert [seen for seen, _ in asked] == [1] * total, "the work itself, nothing before it"

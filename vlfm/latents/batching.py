@@ -12,6 +12,7 @@ import torch
 from vlfm.artifacts import read_json, write_json
 
 LARGEST = 256
+RUNS = 3  # of each size that is tried
 SPARE = 0.15  # of the free memory: what a trial run does not see, fragments and other people's needs
 GAIN = 1.05  # a batch of twice the size is worth it if it does so many times the frames a second
 
@@ -71,16 +72,19 @@ def find_batch_size(
     """The number of frames to work on at once, a power of two.
 
     It doubles as long as the memory seen so far says that the next will fit, with 15 % to spare, and frames a second
-    grow by more than 5 %.
+    grow by more than 5 %. Trials take up to 2 · `RUNS` · `largest` frames; where there is no choice, none.
 
     Args:
         work: a short run on that many frames.
         device: where it runs.
-        largest: the most to try, at least 1.
+        largest: the most to try; for a job of few frames at most one `RUNS`-th of them, or the trials take longer
+            than the work.
 
     Raises:
         torch.OutOfMemoryError: not even one frame fits.
     """
+    if largest < 2:
+        return 1
     memory = memory or (CudaMemory(device) if device.type == "cuda" else HostMemory())
     best, best_rate, size, grown = 1, 0.0, 1, 0
     while size <= largest:
@@ -106,9 +110,9 @@ def find_batch_size(
 
 
 def _rate(work: Callable[[int], None], size: int, device: torch.device) -> float:
-    """Frames a second, the better of two runs; the first run at a size pays for choosing kernels."""
+    """Frames a second, the best of the runs but the first; that one at a size pays for choosing kernels."""
     seconds = []
-    for _ in range(3):
+    for _ in range(RUNS):
         start = time.perf_counter()
         work(size)
         if device.type == "cuda":

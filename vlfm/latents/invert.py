@@ -36,7 +36,7 @@ from vlfm.artifacts import (
 )
 from vlfm.clips.shards import DecodedClip, read_captions, read_clips
 from vlfm.errors import FingerprintMismatch, VLFMError
-from vlfm.latents.batching import LARGEST, BatchSizes, find_batch_size
+from vlfm.latents.batching import LARGEST, RUNS, BatchSizes, find_batch_size
 from vlfm.latents.decoder import VisualDecoder
 from vlfm.latents.frames import psnr, to_tensor
 from vlfm.latents.load import caption_encoder_fingerprint, load_caption_encoder, load_decoder
@@ -248,7 +248,7 @@ def _frames_at_once(config: configs.Config, decoder: VisualDecoder, clip: Decode
         brief.generate(brief.invert(frames, captions), captions)
 
     try:
-        found = find_batch_size(work, decoder.device, min(LARGEST, clips * len(clip.frames)))
+        found = find_batch_size(work, decoder.device, min(LARGEST, clips * len(clip.frames) // RUNS))
     except torch.OutOfMemoryError as error:
         raise VLFMError(_does_not_fit(1, decoder, error)) from error
     print(f"inversion.batch_size auto: {counted(found, 'frame')} at once")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 from tests.conftest import SMALL, make_config, merge
-from vlfm.artifacts import read_json, write_tar
+from vlfm.artifacts import read_json, read_tar, write_tar
 from vlfm.latents import fit
 from vlfm.latents.embedded import EmbeddedDecoder
 from vlfm.latents.patch import PatchAutoencoder
@@ -83,9 +84,35 @@ def test_a_killed_training_on_several_sizes_ends_the_same(config, shards, tmp_pa
             assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes(), name
 
 
+def test_other_frames_of_the_same_clips_are_another_fit(config, shards, tmp_path, monkeypatch):
+    """Another clips.fps, say: ids and shards keep their names. What was learnt from the earlier frames is not used."""
+
+    def begun(folder):
+        with monkeypatch.context() as patch:
+            patch.setattr(fit, "save_state", lambda path, state: (saved(path, state), sys.exit()))
+            with pytest.raises(SystemExit):
+                fit.fit_decoder(config, shards, folder, torch.device("cpu"), every=2)
+        return {path.name for path in folder.parent.glob(f".{folder.name}.partial-*")}
+
+    saved = fit.save_state
+    (first,) = begun(tmp_path / "decoder")
+    samples = list(read_tar(shards[1]))
+    for members in samples:
+        del members["007.png"]
+        members["json"] = json.dumps({"times": (np.arange(1, 8) / 21).tolist()}).encode()
+    write_tar(shards[1], samples)
+    (second,) = begun(tmp_path / "decoder") - {first}
+    fit.fit_decoder(config, shards, tmp_path / "decoder", torch.device("cpu"), every=2)
+    fit.fit_decoder(config, shards, tmp_path / "afresh", torch.device("cpu"), every=2)
+    written = [read_json(tmp_path / name / "decoder.json") for name in ("decoder", "afresh")]
+    assert written[0] == written[1] and written[0]["fingerprint"] in second
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "decoder" / weights).read_bytes() == (tmp_path / "afresh" / weights).read_bytes()
+
+
 def test_a_sample_of_a_large_data_set_holds_every_size(shards, monkeypatch):
     monkeypatch.setattr(fit, "MAX_FRAMES", 20)
-    training, held_out = fit._frames(shards, 0.1, 0)
+    training, held_out, _ = fit._frames(shards, 0.1, 0)
     assert training.keys() == {(48, 48), (36, 60)} and len(held_out) == 1
     assert 4 <= len(training[48, 48]) <= 12 and 8 <= len(training[36, 60]) <= 24
 

@@ -1,5 +1,6 @@
 """Training the embedded visual decoder on the clips' own frames."""
 
+import hashlib
 import itertools
 from collections import Counter
 from pathlib import Path
@@ -39,15 +40,10 @@ def fit_decoder(
     Raises:
         VLFMError: if there are too few clips to hold one out.
     """
-    identity = fingerprint(
-        {
-            **configs.settings(config, "decoder.embedded", "seed", "clips.size"),
-            "shards": [path.name for path in shards],
-            "clips": [clip_id for path in shards for clip_id in read_ids(path)],
-        }
-    )
     settings = config.decoder.embedded
-    training, held_out = _frames(shards, settings.holdout, config.seed)
+    training, held_out, digest = _frames(shards, settings.holdout, config.seed)
+    # What lies in the frames, not what was meant to: the rate, the codec and the sources may all have changed.
+    identity = fingerprint({**configs.settings(config, "decoder.embedded", "seed", "clips.size"), "frames": digest})
     autoencoder = PatchAutoencoder.fit(list(training.values()), settings.patch, settings.channels).to(device)
     with torch.no_grad():
         latents = [
@@ -81,8 +77,11 @@ def fit_decoder(
     print(f"autoencoder: {score:.2f} dB on {len(scores)} held-out frames")
 
 
-def _frames(shards: list[Path], holdout: float, seed: int) -> tuple[FramesBySize, FramesBySize]:
-    """Frames (B, 3, H, W) in [−1, 1] of the clips to train on and of those held out, whole clips each, by (H, W)."""
+def _frames(shards: list[Path], holdout: float, seed: int) -> tuple[FramesBySize, FramesBySize, str]:
+    """Frames (B, 3, H, W) in [−1, 1] of the clips to train on and of those held out, whole clips each, by (H, W).
+
+    Also the SHA-256 of these frames as they were stored, in the order they are taken.
+    """
     counts = [len(read_ids(path)) for path in shards]
     total = sum(counts)
     if total < 2:
@@ -98,14 +97,18 @@ def _frames(shards: list[Path], holdout: float, seed: int) -> tuple[FramesBySize
     training: dict[Size, list[torch.Tensor]] = {}
     held_out: dict[Size, list[torch.Tensor]] = {}
     position = 0
+    digest = hashlib.sha256()
     for path in shards:
         for clip in read_clips(path):
             size = clip.frames.shape[1:3]
-            kept = (held_out if position in held else training).setdefault(size, [])
+            out = position in held
+            kept = (held_out if out else training).setdefault(size, [])
             position += 1
             if sum(map(len, kept)) < most[size]:
+                digest.update(f"{clip.frames.shape} {out}\n".encode())
+                digest.update(clip.frames.data)
                 kept.append(to_tensor(clip.frames))
-    return _joined(training), _joined(held_out)
+    return _joined(training), _joined(held_out), digest.hexdigest()
 
 
 def _joined(frames: dict[Size, list[torch.Tensor]]) -> FramesBySize:

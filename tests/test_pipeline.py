@@ -88,12 +88,23 @@ def test_the_generator_decides_and_neighbours_do_not(pipeline):
         ({"num_frames": 5}, [0.1, 0.2, 0.3, 0.4, 0.5], 10),
         ({"fps": 12, "duration": 0.25}, [1 / 12, 2 / 12, 3 / 12], 12),
         ({"num_frames": 2, "duration": 0.25}, [0.125, 0.25], 8),
+        ({"num_frames": 2, "duration": 0.4}, [0.2, 0.4], 5),
     ],
 )
 def test_any_number_of_frames(pipeline, asked, times, fps):
     output = pipeline(PROMPT, generator=seeded(), output_type="latent", **asked)
     assert np.allclose(output.times, times) and output.fps == fps
     assert output.frames.shape[1] == len(times)
+
+
+def test_a_shorter_video_is_the_beginning_of_a_longer_one(pipeline):
+    """0.4 s is no length of the training: the first 0.4 s of 0.5; 0.2 s are those of 0.25."""
+    for asked, whole in ((0.4, 0.5), (0.2, 0.25)):
+        short, long = (
+            pipeline(PROMPT, fps=10, duration=each, generator=seeded(), output_type="latent") for each in (asked, whole)
+        )
+        assert short.frames.shape[1] == round(10 * asked) and np.allclose(short.times, long.times[: len(short.times)])
+        assert torch.allclose(short.frames, long.frames[:, : len(short.times)], atol=1e-6)
 
 
 def test_beyond_what_was_observed_the_first_and_last_picture_hold(folder):
@@ -129,7 +140,11 @@ def test_frames_of_another_size(pipeline):
         ({"fps": 24, "num_frames": 12}, "num_frames or fps"),
         ({"fps": 1}, "no frame at 1"),
         ({"num_frames": 0}, "whole number from 1"),
-        ({"duration": 2.0}, r"0\.25, 0\.5 s, not of 2 s"),
+        ({"fps": float("inf")}, "no frame at inf"),
+        ({"duration": 2.0}, r"up to 0\.5 s and makes none of 2 s; .*vlfm extrapolate"),
+        ({"duration": 0}, r"makes none of 0 s"),
+        ({"num_inference_steps": 0}, "num_inference_steps must be a whole number"),
+        ({"prompt": [PROMPT] * 3, "generator": [seeded(), seeded()]}, "2 generators for 3 prompts"),
         ({"height": 25}, "multiples"),
         ({"height": 18, "width": 18}, "2×2 at once"),
         ({"output_type": "gif"}, "np, pil, pt, latent"),

@@ -256,6 +256,25 @@ def _extrapolate(arguments):
     )
 
 
+def _generate(arguments):
+    from vlfm.generate import generate, plan_outputs, read_captions
+
+    captions = read_captions(arguments.caption, arguments.captions)
+    folder = arguments.captions is not None or len(captions) > 1
+    generate(
+        captions,
+        plan_outputs(captions, arguments.output, folder, f".{arguments.format}"),
+        arguments.model,
+        lambda: _device(arguments),
+        fps=arguments.fps,
+        seconds=arguments.seconds,
+        size=(arguments.height, arguments.width),
+        steps=arguments.steps,
+        guidance=arguments.guidance,
+        seed=arguments.seed,
+    )
+
+
 def _experiment(arguments):
     import importlib
 
@@ -392,6 +411,43 @@ def _parser() -> argparse.ArgumentParser:
         "last window, polynomial, the paper's, refused where it explodes",
     )
     sub.add_argument("--fps", help="frames a second; default the input's own")
+    sub = command("generate", _generate, "make videos of captions with a trained model", device=True)
+    sub.add_argument("caption", nargs="*", help="what the video is to show; several make several videos")
+    sub.add_argument("--captions", type=Path, metavar="FILE", help="captions, one a line, beside those given here")
+    sub.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        help=".mp4, .m4v, .mov, .mkv, .gif, or .png for all frames on one sheet; for several captions, or those of a "
+        "file, a folder of videos 0001-the-caption.mp4",
+    )
+    sub.add_argument(
+        "--format", choices=["mp4", "mov", "mkv", "gif", "png"], default="mp4", help="of the files in a folder"
+    )
+    sub.add_argument("--model", type=Path, default=Path("results/model"), help="default results/model")
+    sub.add_argument(
+        "--fps",
+        help="frames a second: 16, 29.97, 60000/1001, or 2x the model's clips'; default theirs. Any costs the same",
+    )
+    sub.add_argument(
+        "--seconds",
+        type=float,
+        help="length; default the longest that the model was trained on. Between such lengths the video is the "
+        "beginning of the next longer one's; beyond the longest it is refused, and `vlfm extrapolate` goes on",
+    )
+    for side in ("height", "width"):
+        sub.add_argument(f"--{side}", type=int, help="of the picture, pixels; default that of the training's clips")
+    sub.add_argument(
+        "--steps",
+        type=int,
+        help="network evaluations a video: 1 (default) where every caption stands for one clip, 8 to draw one of "
+        "several that share a caption; for the head velocity, solver steps a frame (default 4)",
+    )
+    sub.add_argument(
+        "--guidance", type=float, default=1.0, help="above 1 needs a model trained with training.caption_dropout"
+    )
+    sub.add_argument("--seed", type=int, default=0, help="the same gives the same video, another another (default 0)")
     sub = command("experiment", _experiment, "run one of the paper's experiments on a finished run", device=True)
     sub.add_argument(
         "name", choices=("interpolation", "extrapolation", "order", "ledger", "ablation", "speed"), help="which"

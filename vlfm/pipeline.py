@@ -1,5 +1,6 @@
 """A trained model with its visual decoder and caption encoder: captions → videos, with the face of diffusers."""
 
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -137,9 +138,11 @@ class VLFMPipeline:
         """One video for each prompt.
 
         Args:
-            num_frames, fps: how many frames, evenly spread to the clip's end, or how many a second: one of the two.
+            num_frames, fps: how many frames, evenly spread to the video's end, or how many a second: one of the two.
                 Any number will do; the default is the rate of the clips the model was trained on.
-            duration: T, seconds, one that the model was trained on; by default the longest.
+            duration: seconds; by default the longest T that the model was trained on. Between such lengths the video
+                is the beginning of the next longer one's: things move as fast as they do there. Beyond the longest
+                nothing was learnt (D7), and it is refused.
             height, width: of the frames, pixels; by default the first size the model was trained on.
             num_inference_steps: for the head `coefficients` network evaluations a video: 1 (the default) where every
                 caption stands for one clip, 8 to draw one of several clips. For `velocity`, solver steps between two
@@ -156,9 +159,13 @@ class VLFMPipeline:
             raise VLFMError("there is no prompt: give a string or a list of strings; the empty string is one")
         if output_type not in OUTPUTS:
             raise VLFMError(f"unknown output_type {output_type!r}; there are {', '.join(OUTPUTS)}")
-        path = self.flow.path(duration)
-        times, fps = _times(num_frames, fps, path.duration, self.flow.fps)
+        if isinstance(generator, list) and len(generator) != len(prompts):
+            raise VLFMError(f"{len(generator)} generators for {len(prompts)} prompts: give one, or one a prompt")
         steps = STEPS[self.flow.transformer.config.head] if num_inference_steps is None else num_inference_steps
+        if steps < 1 or int(steps) != steps:
+            raise VLFMError(f"num_inference_steps must be a whole number from 1 up; it is {steps}")
+        path = self.flow.path(self._clip_length(duration))
+        times, fps = _times(num_frames, fps, duration or path.duration, self.flow.fps)
         embedded = self.encoder.encode(prompts)
         noise = randn_tensor((len(prompts), *self._latent_shape(height, width)), generator, self.device, torch.float32)
         latents = self.flow.latents(
@@ -185,6 +192,18 @@ class VLFMPipeline:
         pixels = (array * 255).round().astype(np.uint8)
         pictures = [[Image.fromarray(frame) for frame in video] for video in pixels]
         return VLFMPipelineOutput(frames=pictures, times=times, fps=fps)
+
+    def _clip_length(self, duration: float | None) -> float | None:
+        """The shortest T that the model was trained on and that lasts for `duration` seconds."""
+        if duration is None:
+            return None
+        longest = max(self.flow.durations)
+        if not 0 < duration <= longest + 1e-6:
+            raise VLFMError(
+                f"the model was trained on clips of up to {longest:g} s and makes none of {duration:g} s; ask for "
+                f"up to {longest:g} s, and let the video go on with `vlfm extrapolate VIDEO --seconds S`"
+            )
+        return min(known for known in self.flow.durations if known >= duration - 1e-6)
 
     def _latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
         own = self.config.clips.sizes[0]
@@ -250,7 +269,7 @@ def write_pipeline(
 
 
 def _times(num_frames: int | None, fps: float | None, duration: float, own: float) -> tuple[np.ndarray, float]:
-    """When frames are shown, (K,) seconds, and how many a second."""
+    """When frames of a video of `duration` seconds are shown, (K,) seconds, and how many a second."""
     if num_frames is not None and fps is not None:
         raise VLFMError("give num_frames or fps: with the clip's duration, one says the other")
     if num_frames is not None:
@@ -258,9 +277,11 @@ def _times(num_frames: int | None, fps: float | None, duration: float, own: floa
             raise VLFMError(f"num_frames must be a whole number from 1 up; it is {num_frames}")
         return np.arange(1, int(num_frames) + 1) * (duration / num_frames), num_frames / duration
     fps = own if fps is None else fps
-    count = int(duration * fps + 1e-6) if fps > 0 else 0
+    count = int(duration * fps + 1e-6) if 0 < fps < math.inf else 0
     if not count:
-        raise VLFMError(f"a clip of {duration:g} s has no frame at {fps:g} frames a second; ask for a higher rate")
+        raise VLFMError(
+            f"a clip of {duration:g} s has no frame at {fps:g} frames a second; its rate is {1 / duration:g} or more"
+        )
     return np.arange(1, count + 1) / fps, fps
 
 

@@ -159,8 +159,8 @@ def spread(items: Sequence, limit: int) -> list:
 
 
 @contextlib.contextmanager
-def kept(folder: Path, identity: str) -> Iterator[Callable[[str, Callable[[], Any]], Any]]:
-    """Yield `measured(key, make)`: what `make()` returned for a key, now or before the job was killed.
+def kept(folder: Path, identity: str) -> Iterator[Callable[..., Any]]:
+    """Yield `measured(key, make, …)`: what `make(…)` returned for a key, now or before the job was killed.
 
     Results (JSON) lie beside the experiment's other files until the block ends well; those of another identity are
     not read.
@@ -168,10 +168,10 @@ def kept(folder: Path, identity: str) -> Iterator[Callable[[str, Callable[[], An
     partial = folder / f".partial-{identity}"
     partial.mkdir(parents=True, exist_ok=True)
 
-    def measured(key: str, make: Callable[[], Any]) -> Any:
+    def measured(key: str, make: Callable[..., Any], *arguments: Any) -> Any:
         path = partial / f"{key}.json"
         if not path.exists():
-            write_json(path, make())
+            write_json(path, make(*arguments))
         return read_json(path)
 
     yield measured
@@ -182,6 +182,13 @@ def watched(items: Iterable, what: str) -> Iterator:
     """The items, with a progress bar."""
     items = list(items)
     return iter(progress(items, total=len(items), what=what))
+
+
+def joined(records: Iterable[dict]) -> tuple[list[Row], list[dict]]:
+    """The rows, and the groups of videos, of what was measured clip by clip: records `{"rows", "groups"}`."""
+    records = list(records)
+    rows = [row for record in records for row in record["rows"]]
+    return rows, [group for record in records for group in record["groups"]]
 
 
 # ------------------------------------------------------------------------------------------- tables

@@ -13,12 +13,14 @@ import numpy as np
 import torch
 
 from vlfm.artifacts import Clip, read_manifest
+from vlfm.clips.shards import DecodedClip
 from vlfm.errors import VLFMError
 from vlfm.evaluation.experiments.common import (
     COLOURS,
     Row,
     Run,
     finish,
+    joined,
     kept,
     means,
     number,
@@ -54,40 +56,16 @@ def run(run: Run, output: Path) -> None:
     folder = output / "extrapolation"
     chains = choose(chained(run), settings.clips)
     decoded = run.frames(clip.clip_id for chain in chains for clip in chain)
-    rows, groups = [], []
     identity = run.identity(
         "flow", "experiments", "evaluation", model=True, chains=[[clip.clip_id for clip in chain] for chain in chains]
     )
     with kept(folder, identity) as measured:
-        for index, chain in enumerate(watched(chains, "extrapolation")):
-
-            def clip(chain: list[Clip] = chain, shown: bool = index < settings.videos) -> dict:
-                first = chain[0].clip_id
-                stored = run.latents(first)
-                parts = [decoded[part.clip_id] for part in chain]
-                times = np.concatenate(
-                    [part.times + at.start - chain[0].start for part, at in zip(parts, chain, strict=True)]
-                )
-                frames = to_tensor(np.concatenate([part.frames for part in parts]))
-                longer = Longer(run, frames, times, stored.duration, stored)
-                return _record(longer, "clips", first, stored.caption, folder, shown)
-
-            record = measured(chain[0].clip_id, clip)
-            rows += record["rows"]
-            groups += record["groups"]
-        for seed in range(settings.scenes):
-
-            def generated(seed: int = seed) -> dict:
-                store = next(iter(run.stores.values()))
-                fps, duration = run.config.clips.fps, run.config.clips.shortest
-                times = np.arange(1, round(fps * duration * settings.extend) + 1) / fps
-                frames = to_tensor(scene(run.config.seed + seed).frames(times, (store.height, store.width)))
-                longer = Longer(run, frames, times, duration)
-                return _record(longer, "scene", f"scene-{seed}", f"generated scene {seed}", folder, seed == 0)
-
-            record = measured(f"scene-{seed}", generated)
-            rows += record["rows"]
-            groups += record["groups"]
+        records = [
+            measured(chain[0].clip_id, _of_chain, run, chain, decoded, folder, index < settings.videos)
+            for index, chain in enumerate(watched(chains, "extrapolation"))
+        ]
+        records += [measured(f"scene-{seed}", _of_scene, run, seed, folder) for seed in range(settings.scenes)]
+        rows, groups = joined(records)
         if not rows:
             raise VLFMError(
                 "extrapolation needs a truth beyond a clip, and no clip of this run begins where another ends: list "
@@ -110,6 +88,25 @@ def run(run: Run, output: Path) -> None:
             _figure(table),
             groups,
         )
+
+
+def _of_chain(run: Run, chain: list[Clip], decoded: dict[str, DecodedClip], folder: Path, shown: bool) -> dict:
+    first = chain[0].clip_id
+    stored = run.latents(first)
+    parts = [decoded[part.clip_id] for part in chain]
+    times = np.concatenate([part.times + at.start - chain[0].start for part, at in zip(parts, chain, strict=True)])
+    frames = to_tensor(np.concatenate([part.frames for part in parts]))
+    longer = Longer(run, frames, times, stored.duration, stored)
+    return _record(longer, "clips", first, stored.caption, folder, shown)
+
+
+def _of_scene(run: Run, seed: int, folder: Path) -> dict:
+    store = next(iter(run.stores.values()))
+    fps, duration = run.config.clips.fps, run.config.clips.shortest
+    times = np.arange(1, round(fps * duration * run.config.experiments.extend) + 1) / fps
+    frames = to_tensor(scene(run.config.seed + seed).frames(times, (store.height, store.width)))
+    longer = Longer(run, frames, times, duration)
+    return _record(longer, "scene", f"scene-{seed}", f"generated scene {seed}", folder, seed == 0)
 
 
 def chained(run: Run) -> list[list[Clip]]:

@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vlfm.clips.shards import DecodedClip
 from vlfm.errors import VLFMError
 from vlfm.evaluation.baselines import combine, minterpolate
 from vlfm.evaluation.experiments.common import (
@@ -36,6 +37,7 @@ from vlfm.evaluation.experiments.common import (
     Row,
     Run,
     finish,
+    joined,
     kept,
     means,
     number,
@@ -77,34 +79,14 @@ def run(run: Run, output: Path) -> None:
     folder = output / "interpolation"
     names = run.clip_ids(settings.clips)
     decoded = run.frames(names)
-    rows, groups = [], []
     with kept(folder, run.identity("flow", "experiments", clips=names)) as measured:
-        for index, name in enumerate(watched(names, "interpolation")):
-
-            def clip(name: str = name, shown: bool = index < settings.videos) -> dict:
-                stored = run.latents(name)
-                frames, times = to_tensor(decoded[name].frames), decoded[name].times
-                latents = torch.from_numpy(stored.latents)
-                held = Held(run.coder(stored), frames, times, latents, 0, run.config.flow.order)
-                return _record(held, "clips", name, stored.caption, folder, run.config.clips.fps, shown)
-
-            record = measured(name, clip)
-            rows += record["rows"]
-            groups += record["groups"]
-        height, width = decoded[names[0]].frames.shape[1:3]
-        for seed in range(settings.scenes):
-
-            def generated(seed: int = seed, height: int = height, width: int = width) -> dict:
-                fps = run.config.clips.fps
-                times = np.arange(1, 2 * round(fps * run.config.clips.shortest) + 1) / (2 * fps)
-                frames = to_tensor(scene(run.config.seed + seed).frames(times, (height, width)))
-                held = Held(run.coder(), frames, times, None, 1, run.config.flow.order)
-                name = f"scene-{seed}"
-                return _record(held, "scene", name, f"generated scene {seed}", folder, 2 * fps, seed == 0)
-
-            record = measured(f"scene-{seed}", generated)
-            rows += record["rows"]
-            groups += record["groups"]
+        records = [
+            measured(name, _of_clip, run, name, decoded[name], folder, index < settings.videos)
+            for index, name in enumerate(watched(names, "interpolation"))
+        ]
+        size = decoded[names[0]].frames.shape[1:3]
+        records += [measured(f"scene-{seed}", _of_scene, run, seed, size, folder) for seed in range(settings.scenes)]
+        rows, groups = joined(records)
         table = means(rows, ("source", "space", "method"), METRICS, run.config.seed)
         table.sort(key=lambda row: (row["source"], -row["psnr"]))
         finish(
@@ -118,6 +100,22 @@ def run(run: Run, output: Path) -> None:
             groups,
         )
     print(_caption(table))
+
+
+def _of_clip(run: Run, name: str, clip: DecodedClip, folder: Path, shown: bool) -> dict:
+    stored = run.latents(name)
+    latents = torch.from_numpy(stored.latents)
+    held = Held(run.coder(stored), to_tensor(clip.frames), clip.times, latents, 0, run.config.flow.order)
+    return _record(held, "clips", name, stored.caption, folder, run.config.clips.fps, shown)
+
+
+def _of_scene(run: Run, seed: int, size: tuple[int, int], folder: Path) -> dict:
+    """Twice the frames of a clip, every second of them given: at the clips' own times."""
+    fps = run.config.clips.fps
+    times = np.arange(1, 2 * round(fps * run.config.clips.shortest) + 1) / (2 * fps)
+    frames = to_tensor(scene(run.config.seed + seed).frames(times, size))
+    held = Held(run.coder(), frames, times, None, 1, run.config.flow.order)
+    return _record(held, "scene", f"scene-{seed}", f"generated scene {seed}", folder, 2 * fps, seed == 0)
 
 
 def carried(kind: str, order: int, given: int) -> int:

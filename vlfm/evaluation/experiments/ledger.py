@@ -65,16 +65,13 @@ def run(run: Run, output: Path) -> None:
     settings = run.config.experiments
     folder = output / "ledger"
     decoded = run.frames(scores)
-    rows, groups = [], []
     with kept(folder, run.identity("flow", "evaluation", "experiments", model=True, scores=scores)) as measured:
-        for index, name in enumerate(watched(scores, "ledger")):
-
-            def clip(name: str = name, shown: bool = index < settings.videos) -> dict:
-                return _interpolated(run, name, decoded[name], folder, shown)
-
-            record = measured(name, clip)
-            rows.append({"clip_id": name, **entry(scores[name], record["psnr"])})
-            groups += record["groups"]
+        records = {
+            name: measured(name, _interpolated, run, name, decoded[name], folder, index < settings.videos)
+            for index, name in enumerate(watched(scores, "ledger"))
+        }
+        rows = [{"clip_id": name, **entry(scores[name], record["psnr"])} for name, record in records.items()]
+        groups = [group for record in records.values() for group in record["groups"]]
         table = means([{"all": "", **row} for row in rows], ("all",), COLUMNS, run.config.seed)
         summary = [
             {"stage": name, "mean": table[0][name], "low": table[0][f"{name}_low"], "high": table[0][f"{name}_high"]}

@@ -10,7 +10,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vlfm.evaluation.experiments.common import COLOURS, Row, Run, finish, kept, means, number, watched, write_videos
+from vlfm.evaluation.experiments.common import (
+    COLOURS,
+    Row,
+    Run,
+    finish,
+    joined,
+    kept,
+    means,
+    number,
+    watched,
+    write_videos,
+)
 from vlfm.evaluation.plots import WIDTH, legend_below, svg
 from vlfm.flow.interpolation import PATHS, clip_path
 from vlfm.flow.projection import ProjectionWarning, amplification, projection_matrix
@@ -30,16 +41,11 @@ def run(run: Run, output: Path) -> None:
     folder = output / "order"
     names = run.clip_ids(settings.clips)
     decoded = run.frames(names)
-    rows, groups = [], []
     with kept(folder, run.identity("flow", "experiments", clips=names)) as measured:
-        for index, name in enumerate(watched(names, "order")):
-
-            def clip(name: str = name, shown: bool = index < settings.videos) -> dict:
-                return _measure(run, name, decoded[name], folder, shown)
-
-            record = measured(name, clip)
-            rows += record["rows"]
-            groups += record["groups"]
+        rows, groups = joined(
+            measured(name, _measure, run, name, decoded[name], folder, index < settings.videos)
+            for index, name in enumerate(watched(names, "order"))
+        )
         table = means(rows, ("latents", "path", "order"), ("at_frames", "between", "amplification"), run.config.seed)
         caption = (
             "Clips drawn by paths of growing order through all their frames, decoded. The order is a choice between "

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
+    AutoTokenizer,
     BartConfig,
     BartModel,
     CLIPConfig,
@@ -19,6 +20,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForMaskedLM,
+    Siglip2Config,
+    Siglip2Model,
     SiglipConfig,
     SiglipModel,
     SiglipTextModel,
@@ -188,6 +191,31 @@ def test_config_json_decides_the_class(tmp_path, make, kind):
     if kind != "MT5EncoderModel":
         with pytest.raises(VLFMError, match=r"text\.max_tokens is 21.* 20 positions; set text\.max_tokens to 20"):
             CaptionEncoder(tmp_path, max_tokens=21)
+
+
+@pytest.mark.parametrize("family", ["siglip", "siglip2"])
+def test_siglip_sees_captions_padded_to_all_its_positions(tmp_path, family):
+    """As transformers' documentation of SigLIP has it: padding="max_length", no mask. We keep the true tokens of it."""
+    kind, towers = (Siglip2Config, Siglip2Model) if family == "siglip2" else (SiglipConfig, SiglipModel)
+    text = {**SIZE, "vocab_size": len(WORDS), "max_position_embeddings": 20, "projection_size": 16}
+    towers(kind(text_config=text, vision_config={**SIZE, "patch_size": 16})).save_pretrained(tmp_path)
+    word_tokenizer(tmp_path, model_max_length=20, padding_side="right")
+    captions = ["a rabbit yawns", "", "a man talks in a car"]
+    tokenizer, model = AutoTokenizer.from_pretrained(tmp_path), towers.from_pretrained(tmp_path).text_model.eval()
+    inputs = tokenizer(captions, padding="max_length", max_length=20, return_tensors="pt")
+    with torch.no_grad():
+        truth = model(input_ids=inputs["input_ids"]).last_hidden_state
+        masked = model(**inputs).last_hidden_state
+    lengths = inputs["attention_mask"].sum(1).tolist()
+    for length in (max(lengths), 16, 20):
+        found = CaptionEncoder(tmp_path, length).encode(captions)
+        assert found.tokens.shape == (3, length, 16) and found.mask.sum(1).tolist() == lengths
+        for row, count in enumerate(lengths):
+            assert torch.allclose(found.tokens[row, :count], truth[row, :count], atol=1e-5)
+            assert not torch.allclose(masked[row, :count], truth[row, :count], atol=1e-3), "or there is nothing to see"
+            assert not found.tokens[row, count:].any()
+    cut = CaptionEncoder(tmp_path, 3).encode(captions)
+    assert cut.mask.sum(1).tolist() == [3, 1, 3] and torch.isfinite(cut.tokens).all()
 
 
 def test_a_tokenizer_without_special_tokens_still_gives_the_empty_caption_one(tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch.nn import functional
 
 from vlfm.artifacts import atomic_path, fingerprint
 from vlfm.errors import VLFMError
@@ -23,6 +24,9 @@ CHUNK = 8
 VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
 WHOLE = ("", "")  # parts of a folder that holds model and tokenizer side by side
 DIFFUSERS = ("text_encoder", "tokenizer")  # and of a diffusers folder
+# Trained on captions padded to all the positions there are, with the padding attended to: shorter ones, or a mask, are
+# nothing these have seen (transformers' documentation of SigLIP; google-research/big_vision).
+ATTEND_TO_PADDING = ("siglip_text_model", "siglip2_text_model")
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,10 @@ class CaptionEncoder:
                 f"text.max_tokens is {max_tokens}, but the caption encoder in {self.folder / parts[0]} has {positions} "
                 f"positions; set text.max_tokens to {positions} or less"
             )
+        self._length = max_tokens  # of what the model reads
+        if self.model.config.model_type in ATTEND_TO_PADDING:
+            self._length = positions
+            self._inputs = {"input_ids"}
 
     @property
     def channels(self) -> int:
@@ -116,7 +124,10 @@ class CaptionEncoder:
         # A tokenizer without special tokens leaves nothing of an empty caption; its first padding stands for it.
         batch["attention_mask"][:, 0] = 1
         mask = batch["attention_mask"].bool()
-        hidden = self.model(**{name: batch[name] for name in self._inputs}).last_hidden_state.float()
+        more = self._length - self.max_tokens
+        batch["input_ids"] = functional.pad(batch["input_ids"], (0, more), value=self.tokenizer.pad_token_id)
+        hidden = self.model(**{name: batch[name] for name in self._inputs}).last_hidden_state
+        hidden = hidden[:, : self.max_tokens].float()
         count = len(captions)
         return hidden.masked_fill(~mask[..., None], 0)[:count], mask[:count]
 

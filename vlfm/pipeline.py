@@ -17,8 +17,14 @@ from vlfm import config as configs
 from vlfm.artifacts import check_fingerprint, read_json, write_json
 from vlfm.errors import VLFMError
 from vlfm.latents.decoder import VisualDecoder
-from vlfm.latents.load import caption_encoder_fingerprint, load_caption_encoder, load_decoder, open_decoder
-from vlfm.latents.prepare import decoder_fingerprint, locate_decoder
+from vlfm.latents.load import (
+    caption_encoder_fingerprint,
+    decoder_fingerprint,
+    load_caption_encoder,
+    load_decoder,
+    open_decoder,
+)
+from vlfm.latents.prepare import locate_decoder
 from vlfm.latents.text import CaptionEncoder
 from vlfm.latents.weights import files, fingerprint_folder
 from vlfm.model.flow_model import FlowModel

@@ -1,6 +1,8 @@
 """Decoders of every kind prepared, loaded and taken through the stages."""
 
+import os
 import shutil
+import time
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from tests.conftest import make_config
 from tests.latents_data import write_clips
 from vlfm.artifacts import read_json
 from vlfm.errors import VLFMError
+from vlfm.latents import load
 from vlfm.latents.invert import invert_shard, latents_fingerprint
 from vlfm.latents.load import UNMEASURED, load_decoder
 from vlfm.latents.prepare import prepare_decoder
@@ -166,3 +169,75 @@ def test_a_model_that_was_replaced_since_is_noticed(stable_diffusion, tmp_path):
         load_decoder(config, tmp_path / "decoder", CPU)
     prepare_decoder(config, [], tmp_path / "decoder", CPU)
     load_decoder(config, tmp_path / "decoder", CPU)
+
+
+@pytest.fixture
+def read_through(monkeypatch):
+    """The folders whose files were read for a fingerprint, in order; changes are told apart at once."""
+    folders = []
+    taken = load.fingerprint_folder
+    monkeypatch.setattr(
+        load, "fingerprint_folder", lambda folder, parts: folders.append(folder) or taken(folder, parts)
+    )
+    monkeypatch.setattr(load, "SETTLED", 0.0)
+    time.sleep(0.02)  # longer than a file system's clock takes from one time to the next
+    return folders
+
+
+@pytest.fixture
+def prepared(stable_diffusion, tmp_path):
+    shutil.copytree(stable_diffusion, tmp_path / "m")
+    return config_for("stable-diffusion", tmp_path / "m"), tmp_path / "decoder", tmp_path / "m"
+
+
+def test_a_job_does_not_read_the_model_again_for_its_fingerprint(prepared, read_through):
+    config, decoder, model = prepared
+    prepare_decoder(config, [], decoder, CPU)
+    assert read_through == [model, model / "vae"]
+    about, seen = (decoder / "decoder.json").read_bytes(), (decoder / load.RECORD).read_bytes()
+    load_decoder(config, decoder, CPU)
+    assert len(read_through) == 2
+    # The same content with another time: read once, and known again after that.
+    os.utime(model / "unet" / "config.json")
+    for _ in range(2):
+        time.sleep(0.02)
+        load_decoder(config, decoder, CPU)
+        assert len(read_through) == 4
+    assert (decoder / "decoder.json").read_bytes() == about, "or what was made with it would be made again"
+    assert (decoder / load.RECORD).read_bytes() != seen
+    for damaged in ("", "[]", "{}", '{"files": 3}'):
+        (decoder / load.RECORD).write_text(damaged)
+        before = len(read_through)
+        load_decoder(config, decoder, CPU)
+        assert len(read_through) == before + 2
+    prepare_decoder(config, [], decoder, CPU)
+    assert len(read_through) == before + 4, "asked to, it reads them"
+
+
+def test_a_changed_file_is_noticed_whatever_its_times_say(prepared, read_through):
+    config, decoder, model = prepared
+    prepare_decoder(config, [], decoder, CPU)
+    weights = model / "vae" / "diffusion_pytorch_model.safetensors"
+    stat, whole = weights.stat(), weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (weights.stat().st_size, weights.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    with pytest.raises(VLFMError, match="run `vlfm prepare-decoder` again"):
+        load_decoder(config, decoder, CPU)
+    with pytest.raises(VLFMError, match="run `vlfm prepare-decoder` again"):
+        load_decoder(config, decoder, CPU)
+    weights.write_bytes(whole)
+    load_decoder(config, decoder, CPU)
+    (model / "unet" / "another.json").write_text("{}")
+    with pytest.raises(VLFMError, match="run `vlfm prepare-decoder` again"):
+        load_decoder(config, decoder, CPU)
+
+
+def test_files_that_changed_just_now_are_not_vouched_for(prepared, read_through, monkeypatch):
+    """Two changes within one tick of the file system's clock have the same time."""
+    monkeypatch.setattr(load, "SETTLED", 60.0)
+    config, decoder, _ = prepared
+    prepare_decoder(config, [], decoder, CPU)
+    assert not (decoder / load.RECORD).exists()
+    load_decoder(config, decoder, CPU)
+    assert len(read_through) == 4

@@ -1,11 +1,13 @@
 """The models that a configuration names: its visual decoder and its caption encoder."""
 
+import contextlib
+import time
 from pathlib import Path
 
 import torch
 
 from vlfm import config as configs
-from vlfm.artifacts import check_fingerprint, fingerprint, read_json
+from vlfm.artifacts import check_fingerprint, fingerprint, read_json, write_json
 from vlfm.errors import VLFMError
 from vlfm.latents.autoencoder import AutoencoderDecoder, LatentAutoencoder
 from vlfm.latents.decoder import VisualDecoder
@@ -14,10 +16,12 @@ from vlfm.latents.inversion import network_dtype
 from vlfm.latents.rectified_flow import RectifiedFlowDecoder
 from vlfm.latents.stable_diffusion import StableDiffusionDecoder
 from vlfm.latents.text import DIFFUSERS, WHOLE, CaptionEncoder, encoder_fingerprint, minilm_folder
-from vlfm.latents.weights import fingerprint_folder, locate
+from vlfm.latents.weights import files, fingerprint_folder, locate
 
 UNMEASURED = 8  # frames at a time for `inversion.batch_size: auto` where nobody measures what fits
 FOUND = ("decoder.name", "decoder.model", "decoder.vae")  # what says where a decoder is that is not embedded
+RECORD = "files.json"  # beside decoder.json: the model's files as they were when their fingerprint was taken
+SETTLED = 2.0  # seconds after which another change of a file is sure to show in its times, on any file system
 
 
 def load_decoder(config: configs.Config, folder: Path, device: torch.device) -> VisualDecoder:
@@ -43,7 +47,7 @@ def load_decoder(config: configs.Config, folder: Path, device: torch.device) -> 
         if not place.is_dir():
             raise VLFMError(f"the decoder was found in {place}, which is no more; {remedy}")
     check_fingerprint(
-        decoder_fingerprint(about["name"], model, vae, parts),
+        recorded_fingerprint(folder / RECORD, about["name"], model, vae, parts),
         about["fingerprint"],
         model,
         f"To use it as it is now, {remedy}.",
@@ -60,6 +64,43 @@ def decoder_fingerprint(name: str, model: Path, vae: Path | None, parts: tuple[s
             "vae": None if vae is None else fingerprint_folder(vae, {""}),
         }
     )
+
+
+def recorded_fingerprint(
+    record: Path, name: str, model: Path, vae: Path | None, parts: tuple[str, ...], anew: bool = False
+) -> str:
+    """`decoder_fingerprint`, from a record of it as long as no file has changed since: every job of a run asks.
+
+    The record holds each file's size and its times of the last change of content and of anything (which nothing sets
+    back); where one differs, or there is a file more or less, all are read again and the record is renewed.
+
+    Args:
+        record: a JSON file, written where it can be.
+        anew: read the files in any case.
+    """
+    now = time.time()
+    seen = _seen(model, vae, parts)
+    if not anew:
+        with contextlib.suppress(VLFMError, KeyError, TypeError):
+            known = read_json(record)
+            if known["files"] == seen:
+                return known["fingerprint"]
+    identity = decoder_fingerprint(name, model, vae, parts)
+    settled = all(max(times) < (now - SETTLED) * 1e9 for _, *times in seen.values())
+    # A job may be allowed to read the folder only.
+    with contextlib.suppress(OSError):
+        if settled and _seen(model, vae, parts) == seen:
+            write_json(record, {"fingerprint": identity, "files": seen})
+        else:
+            record.unlink(missing_ok=True)
+    return identity
+
+
+def _seen(model: Path, vae: Path | None, parts: tuple[str, ...]) -> dict[str, list[int]]:
+    """Size in bytes and the two times in nanoseconds of every file that a fingerprint is made of."""
+    found = [file for part in parts for file in files(model, part)] + (files(vae, "") if vae else [])
+    stats = {str(file): file.stat() for file in found}
+    return {name: [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for name, stat in stats.items()}
 
 
 def _batch_size(config: configs.Config) -> int:

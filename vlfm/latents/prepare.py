@@ -10,7 +10,7 @@ from vlfm.errors import VLFMError
 from vlfm.latents import rectified_flow, stable_diffusion
 from vlfm.latents.autoencoder import locate_autoencoder
 from vlfm.latents.fit import fit_decoder
-from vlfm.latents.load import FOUND, decoder_fingerprint, open_decoder
+from vlfm.latents.load import FOUND, RECORD, open_decoder, recorded_fingerprint
 from vlfm.latents.weights import is_whole, locate
 
 
@@ -41,7 +41,7 @@ def prepare_decoder(config: configs.Config, shards: list[Path], output: Path, de
             raise VLFMError(
                 f"clips.size {width}×{height} with decoder.model {config.decoder.model}: {error}"
             ) from error
-    identity = decoder_fingerprint(config.decoder.name, model, vae, parts)
+    identity = recorded_fingerprint(output / RECORD, config.decoder.name, model, vae, parts, anew=True)
     write_json(
         output / "decoder.json",
         {

@@ -209,7 +209,7 @@ def _report(arguments):
 
 
 def _theory(arguments):
-    from vlfm.evaluation.theory import write_theory
+    from vlfm.evaluation.theory.write import write_theory
 
     write_theory(_config(arguments), _shards(arguments), arguments.results, arguments.output, _device(arguments))
 

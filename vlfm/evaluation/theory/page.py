@@ -24,7 +24,7 @@ class Finding:
 
 
 def describe(tables: dict[str, list[dict]], order: int, schedule: str, largest: float) -> list[Finding]:
-    """The page's sections. tables: the rows of `vlfm.evaluation.theory`, by file name. largest: the L0 found."""
+    """The page's sections. tables: the rows of `write.measure`, by file name. largest: the L0 found."""
     return [
         _projection_finding(tables["projection"], order),
         _held_out_finding(tables["held_out"]),

@@ -243,7 +243,14 @@ def _interpolate(arguments):
 def _extrapolate(arguments):
     from vlfm.video.convert import extrapolate
 
+    model = None
+    if (arguments.model is None) != (arguments.caption is None):
+        raise VLFMError("--model and --caption belong together: the model shows what the caption says; '' is a caption")
     device = _device(arguments)
+    if arguments.model is not None:
+        from vlfm.video.continuation import ModelSettings
+
+        model = ModelSettings(arguments.model, arguments.caption, arguments.guidance, arguments.seed)
     extrapolate(
         arguments.video,
         arguments.output,
@@ -253,6 +260,7 @@ def _extrapolate(arguments):
         device,
         arguments.fps,
         arguments.threads,
+        model,
     )
 
 
@@ -303,15 +311,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vlfm {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, run, text: str, device: bool = False) -> argparse.ArgumentParser:
+    def command(name: str, run, text: str, device: bool = False, config: bool = True) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
-        sub.add_argument(
-            "--config",
-            type=Path,
-            action="append",
-            help="a complete configuration (default results/config.yaml); given again, a file of keys that change",
-        )
+        if config:
+            sub.add_argument(
+                "--config",
+                type=Path,
+                action="append",
+                help="a complete configuration (default results/config.yaml); given again, a file of keys that change",
+            )
         sub.add_argument("--log", type=Path, help="also write messages to this file")
         if device:
             sub.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
@@ -395,11 +404,11 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--crf", type=float, default=16.0, help="x264 quality, 0 lossless … 51 (default 16)")
         sub.add_argument("--keep-damaged", action="store_true", help="go on where the input is damaged")
 
-    sub = command("interpolate", _interpolate, "give a video another frame rate", device=True)
+    sub = command("interpolate", _interpolate, "give a video another frame rate", device=True, config=False)
     sub.description = f"Give a video another frame rate. {whole_video}"
     paths_through_video(sub)
     sub.add_argument("--fps", required=True, help="frames a second: 48, 29.97, 60000/1001, or 2x the input's")
-    sub = command("extrapolate", _extrapolate, "let a video go on after its end", device=True)
+    sub = command("extrapolate", _extrapolate, "let a video go on after its end", device=True, config=False)
     sub.description = f"Let a video go on after its end. {whole_video}"
     paths_through_video(sub)
     sub.add_argument("--seconds", type=float, required=True, help="how long it goes on after its last frame")
@@ -411,7 +420,17 @@ def _parser() -> argparse.ArgumentParser:
         "last window, polynomial, the paper's, refused where it explodes",
     )
     sub.add_argument("--fps", help="frames a second; default the input's own")
-    sub = command("generate", _generate, "make videos of captions with a trained model", device=True)
+    sub.add_argument(
+        "--model",
+        type=Path,
+        help="go on by a trained model, results/model for example, from the last frame: it sees the middle of the "
+        "picture at the size it was trained at, so it goes on softer than the film; --tail goes on around it. After "
+        "one clip's length it goes on from what it made, and errors add up",
+    )
+    sub.add_argument("--caption", help="with --model: what happens after the video's end")
+    sub.add_argument("--guidance", type=float, default=1.0, help="with --model, as for `vlfm generate`")
+    sub.add_argument("--seed", type=int, default=0, help="with --model, as for `vlfm generate`")
+    sub = command("generate", _generate, "make videos of captions with a trained model", device=True, config=False)
     sub.add_argument("caption", nargs="*", help="what the video is to show; several make several videos")
     sub.add_argument("--captions", type=Path, metavar="FILE", help="captions, one a line, beside those given here")
     sub.add_argument(

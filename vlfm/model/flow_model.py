@@ -13,8 +13,9 @@ from vlfm.errors import VLFMError
 from vlfm.flow import readout
 from vlfm.flow.legendre import LegendreBasis
 from vlfm.flow.path import VideoLatentPath
+from vlfm.flow.projection import check_finite
 from vlfm.flow.schedules import make_schedule
-from vlfm.flow.solvers import check_query_times, ode, render
+from vlfm.flow.solvers import PREDICTION_REMEDY, check_query_times, ode, render
 from vlfm.model.transformer import VLFMTransformer
 
 Captions = tuple[torch.Tensor, torch.Tensor]
@@ -188,6 +189,39 @@ class FlowModel:
             )
         self.evaluations = network.evaluations
         return values.float() * self.transformer.latent_scale
+
+    @torch.no_grad()
+    def coefficients_from(
+        self,
+        tokens: torch.Tensor,
+        mask: torch.Tensor,
+        latents: torch.Tensor,
+        noise: torch.Tensor,
+        time: float,
+        *,
+        duration: float | None = None,
+        guidance: float = 1.0,
+    ) -> torch.Tensor:
+        """Ĥ of clips that show given latents u at a time t, (B, C, h, w, s), in the units of the visual decoder.
+
+        The network sees the state `ψ_t = m(t) u + σ(t) z` there. For the head `coefficients`.
+
+        Args:
+            tokens, mask, noise, duration, guidance: as for `latents`.
+            latents: u, (B, C, h, w), in the units of the visual decoder.
+            time: t, seconds. Training saw it if it lies in the lead-in, T/N included, or `training.pure_noise` and
+                `training.lead_in` left a share for the rest.
+        """
+        path = self.path(duration)
+        network = _Predictor(self, tokens, mask, path.duration, guidance)
+        scale = self.transformer.latent_scale
+        t = torch.tensor(time, dtype=torch.float64)
+        m, sigma = float(path.schedule.mean_scale(t)[0]), float(path.schedule.sigma(t)[0])
+        psi = m * latents.to(self.device) / scale + sigma * noise.to(self.device)
+        coefficients = network(psi, torch.full((len(psi),), time, device=self.device)) * scale
+        self.evaluations = network.evaluations
+        check_finite(coefficients, "the predicted coefficients of", PREDICTION_REMEDY)
+        return coefficients
 
 
 class _Predictor:

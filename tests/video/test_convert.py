@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.video.conftest import ffmpeg, first_picture, sound
+from tests.conftest import ffmpeg
+from tests.video.conftest import first_picture, sound
 from vlfm.cli import main
 from vlfm.errors import VLFMError
 from vlfm.video.convert import Options, extrapolate, interpolate, parse_rate

@@ -16,6 +16,7 @@ from vlfm import config as configs
 from vlfm.artifacts import read_ledger
 from vlfm.errors import FingerprintMismatch, VLFMError
 from vlfm.latents import invert
+from vlfm.latents.inverter import Inverter
 from vlfm.latents.load import load_decoder
 from vlfm.latents.store import LatentStore
 
@@ -239,10 +240,8 @@ def test_a_full_disk_is_told_and_what_is_finished_is_kept(tmp_path, decoder, dis
     assert not (folder / "00000.zarr").exists() and not (folder / ".00000.zarr.tmp").exists()
     resize("4m")
     inverted = []
-    original = invert._Inverter.__call__
-    monkeypatch.setattr(
-        invert._Inverter, "__call__", lambda self, *rest: (inverted.append(1), original(self, *rest))[1]
-    )
+    original = Inverter.__call__
+    monkeypatch.setattr(Inverter, "__call__", lambda self, *rest: (inverted.append(1), original(self, *rest))[1])
     on_disk()
     assert len(inverted) == 12 - kept
     assert tree(folder / "00000.zarr") == whole

@@ -8,7 +8,7 @@ from tests.latents_data import CHANNELS, FPS, FRAMES, SIZE, small, tree, write_c
 from vlfm.artifacts import read_ledger
 from vlfm.clips.shards import read_clips
 from vlfm.errors import FingerprintMismatch, VLFMError
-from vlfm.latents import invert
+from vlfm.latents import invert, inverter, pieces
 from vlfm.latents.frames import psnr, to_tensor
 from vlfm.latents.load import caption_encoder_fingerprint, load_caption_encoder, load_decoder
 from vlfm.latents.store import LatentStore
@@ -72,7 +72,7 @@ def asked(monkeypatch):
 
 def stop_after(monkeypatch, count):
     """The run ends as if it were killed once that many clips are saved."""
-    original, saved = invert._save, []
+    original, saved = pieces.save, []
 
     def save(file, tensors):
         original(file, tensors)
@@ -80,7 +80,7 @@ def stop_after(monkeypatch, count):
         if len(saved) == count:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(invert, "_save", save)
+    monkeypatch.setattr(pieces, "save", save)
 
 
 def test_the_store_holds_what_the_decoder_gives(run, decoder, clips):
@@ -283,7 +283,7 @@ def little_memory(asked, monkeypatch):
 
 
 def test_auto_goes_on_with_fewer_frames_and_says_so(run, little_memory, asked, monkeypatch, capsys):
-    monkeypatch.setattr(invert, "find_batch_size", lambda *_: 4 * FRAMES)
+    monkeypatch.setattr(inverter, "find_batch_size", lambda *_: 4 * FRAMES)
     stores = []
     for name, stop in (("whole", 0), ("killed", 4)):
         little_memory[0] = 2 * FRAMES

@@ -6,42 +6,33 @@ is decided by their place in the shard alone: the last bits of a clip's latents 
 job must end with the same bytes as any other.
 """
 
-import contextlib
-import copy
-import errno
 import itertools
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 
 from vlfm import config as configs
 from vlfm.artifacts import (
     LedgerRow,
-    Stopwatch,
     check_fingerprint,
     check_share_of_bad,
     fingerprint,
     progress,
     read_json,
     remove_partial,
-    write_bytes,
     write_ledger,
 )
 from vlfm.clips.shards import DecodedClip, read_captions, read_clips
 from vlfm.errors import FingerprintMismatch, VLFMError
-from vlfm.latents.batching import LARGEST, RUNS, BatchSizes, find_batch_size
-from vlfm.latents.decoder import VisualDecoder
-from vlfm.latents.frames import psnr, to_tensor
+from vlfm.latents import pieces
+from vlfm.latents.batching import BatchSizes
+from vlfm.latents.inverter import Inverter, Result, frames_at_once
 from vlfm.latents.load import caption_encoder_fingerprint, load_caption_encoder, load_decoder
 from vlfm.latents.store import VERSION, ClipLatents, LatentStore, write_store
-from vlfm.words import counted
 
 # What decides the latents but for the last bits; batch size and compilation decide those.
 SETTINGS = (
@@ -54,8 +45,6 @@ SETTINGS = (
     "inversion.dtype",
     "clips.fps",
 )
-PROBE_STEPS = 4
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def latents_fingerprint(config: configs.Config, decoder_folder: Path) -> str:
@@ -97,13 +86,13 @@ def invert_shard(
     if output.exists():
         _check_output(output, identity, video)
     partial = _partial_folder(config, clips, output, identity)
-    with _disk_may_be_full(partial):
+    with pieces.disk_may_be_full(partial):
         partial.mkdir(parents=True, exist_ok=True)
         tokens = _encode_captions(config, captions, partial / "captions.safetensors", device)
         decoder = load_decoder(config, decoder_folder, device)
         decoder.batch_size = None  # batches are cut here, by what fits
-        sizes = BatchSizes(partial / "batch.json", lambda: _frames_at_once(config, decoder, first, len(captions)))
-        inverter = _Inverter(config, decoder, sizes)
+        sizes = BatchSizes(partial / "batch.json", lambda: frames_at_once(config, decoder, first, len(captions)))
+        inverter = Inverter(config, decoder, sizes)
 
         stored: list[ClipLatents] = []
         rows: list[LedgerRow] = []
@@ -189,20 +178,6 @@ def _partial_folder(config: configs.Config, clips: Path, output: Path, identity:
     return output.parent / f".{output.name}.partial-{fingerprint(made_by)}"
 
 
-@contextlib.contextmanager
-def _disk_may_be_full(partial: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        kept = len([path for path in partial.glob("[0-9a-f]*.safetensors") if path.stem != "captions"])
-        raise VLFMError(
-            f"{partial.parent} cannot be written ({error.strerror}); free space there and run the rule again, which "
-            f"goes on after {counted(kept, 'finished clip')}, kept in {partial.name}"
-        ) from error
-
-
 def _batches(clips: Iterator[DecodedClip], size: int) -> Iterator[list[DecodedClip]]:
     while batch := list(itertools.islice(clips, size)):
         yield batch
@@ -215,50 +190,6 @@ def _read_ahead(batches: Iterator[list[DecodedClip]]) -> Iterator[list[DecodedCl
         while (batch := coming.result()) is not None:
             coming = reader.submit(next, batches, None)
             yield batch
-
-
-def _save(file: Path, tensors: dict[str, torch.Tensor]) -> None:
-    # Not through safetensors' own writer, which does not say that a disk is full as other writers do.
-    write_bytes(file, safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}))
-
-
-def _load(file: Path, *names: str) -> dict[str, torch.Tensor]:
-    """A piece of partial work, which must hold tensors of these names."""
-    # Not mapped into memory: some network file systems keep a removed file, and its folder, while it is.
-    try:
-        tensors = safetensors.torch.load(file.read_bytes())
-        if missing := set(names) - tensors.keys():
-            raise ValueError(f"it has no {', '.join(sorted(missing))}")
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
-        raise VLFMError(f"{file} is damaged ({error}); remove it and run the rule again") from error
-    return tensors
-
-
-def _frames_at_once(config: configs.Config, decoder: VisualDecoder, clip: DecodedClip, clips: int) -> int:
-    """`inversion.batch_size`, or what a few steps on the frames of one clip say fits and pays."""
-    if config.inversion.batch_size != "auto":
-        return config.inversion.batch_size
-    brief = copy.copy(decoder)
-    if hasattr(brief, "steps"):
-        brief.steps = min(brief.steps, PROBE_STEPS)
-
-    def work(size: int) -> None:
-        frames = to_tensor(clip.frames[np.resize(np.arange(len(clip.frames)), size)])
-        captions = [clip.caption] * size if config.inversion.prompt == "caption" else None
-        brief.generate(brief.invert(frames, captions), captions)
-
-    try:
-        found = find_batch_size(work, decoder.device, min(LARGEST, clips * len(clip.frames) // RUNS))
-    except torch.OutOfMemoryError as error:
-        raise VLFMError(_does_not_fit(1, decoder, error)) from error
-    print(f"inversion.batch_size auto: {counted(found, 'frame')} at once")
-    return found
-
-
-def _does_not_fit(size: int, decoder: VisualDecoder, error: BaseException) -> str:
-    remedy = "clips.size to less" if size == 1 else "inversion.batch_size to less, or to auto"
-    who = "1 frame does" if size == 1 else f"{size} frames at once do"
-    return f"{who} not fit {decoder.device} ({str(error).splitlines()[0]}); set {remedy}"
 
 
 # ----------------------------------------------------------------------------------------- captions
@@ -277,8 +208,8 @@ def _encode_captions(
             encoded = encoder.encode(distinct[start : start + 64])
             tokens.append(encoded.tokens.to(dtype).cpu())
             masks.append(encoded.mask.cpu())
-        _save(file, {"tokens": torch.cat(tokens), "mask": torch.cat(masks)})
-    saved = _load(file, "tokens", "mask")
+        pieces.save(file, {"tokens": torch.cat(tokens), "mask": torch.cat(masks)})
+    saved = pieces.load(file, "tokens", "mask")
     pairs = zip(saved["tokens"].numpy(), saved["mask"].numpy(), strict=True)
     return dict(zip(distinct, pairs, strict=True))
 
@@ -292,94 +223,7 @@ def _why_bad_caption(tokens: np.ndarray) -> str:
 # ------------------------------------------------------------------------------------------- clips
 
 
-@dataclass(frozen=True)
-class _Result:
-    """Of one clip: latents (N, C, h, w) as they are stored, what they cost, and why they are no good, if so.
-
-    With guidance also its null text (steps, L, D), as it is stored.
-    """
-
-    latents: torch.Tensor
-    round_trip: float
-    rounding: float
-    seconds: float
-    reason: str = ""
-    null_text: torch.Tensor | None = None
-
-
-class _Inverter:
-    """Batches of clips → results, as many frames at once as fit the device."""
-
-    def __init__(self, config: configs.Config, decoder: VisualDecoder, sizes: BatchSizes):
-        self._decoder = decoder
-        self._sizes = sizes
-        self._dtype = getattr(torch, config.inversion.dtype)
-        self._prompted = config.inversion.prompt == "caption"
-        self._guided = config.inversion.null_text > 0
-        self._may_shrink = config.inversion.batch_size == "auto"
-
-    def __call__(self, number: int, batch: list[DecodedClip]) -> list[_Result]:
-        """Invert a batch, all anew with fewer frames at once if they do not fit."""
-        while True:
-            try:
-                return self._invert(batch, self._sizes.at(number))
-            except torch.OutOfMemoryError as error:
-                size = self._sizes.at(number)
-                if size == 1 or not self._may_shrink:
-                    raise VLFMError(_does_not_fit(size, self._decoder, error)) from error
-            # Not in the handler above: the error holds on to the tensors of the attempt.
-            torch.cuda.empty_cache()
-            print(f"{size} frames at once do not fit, going on with {self._sizes.halve(number)}", file=sys.stderr)
-
-    def _invert(self, batch: list[DecodedClip], size: int) -> list[_Result]:
-        if self._guided:
-            return [self._invert_guided(clip, size) for clip in batch]
-        watch = Stopwatch()
-        frames = np.concatenate([clip.frames for clip in batch])
-        captions = [clip.caption for clip in batch for _ in clip.frames] if self._prompted else None
-        latents, stored, scores = [], [], []
-        for part in np.array_split(np.arange(len(frames)), -(-len(frames) // size)):
-            seen = [captions[index] for index in part] if captions else None
-            truth = to_tensor(frames[part]).to(self._decoder.device)
-            found = self._decoder.invert(truth, seen)
-            kept = found.to(self._dtype)
-            # Of the latents as they are stored: the loss of rounding them is part of the round trip.
-            scores.append(psnr(self._decoder.generate(kept.float(), seen), truth).cpu())
-            latents.append(found.cpu())
-            stored.append(kept.cpu())
-        lengths = [len(clip.frames) for clip in batch]
-        seconds = watch.seconds / len(batch)
-        columns = (torch.cat(column).split(lengths) for column in (latents, stored, scores))
-        return [_judge(*row, seconds) for row in zip(*columns, strict=True)]
-
-    def _invert_guided(self, clip: DecodedClip, size: int) -> _Result:
-        """One clip at a time, since its frames share the null text."""
-        watch = Stopwatch()
-        truth = to_tensor(clip.frames).to(self._decoder.device)
-        found, null_text = self._decoder.invert_guided(truth, clip.caption, size)
-        kept, null_text = found.to(self._dtype), null_text.half()
-        scores = [
-            psnr(self._decoder.generate(part.float(), [clip.caption] * len(part), null_text), frames).cpu()
-            for part, frames in zip(kept.split(size), truth.split(size), strict=True)
-        ]
-        result = _judge(found.cpu(), kept.cpu(), torch.cat(scores), watch.seconds)
-        return replace(result, null_text=null_text.cpu())
-
-
-def _judge(latents: torch.Tensor, stored: torch.Tensor, scores: torch.Tensor, seconds: float) -> _Result:
-    reason = ""
-    if not torch.isfinite(latents).all():
-        reason = "inversion gave latents that are not finite; more steps, or float32 for inversion.precision, may help"
-    elif not torch.isfinite(stored).all():
-        reason = "inversion gave latents too large for float16; set inversion.dtype to float32"
-    elif not torch.isfinite(scores).all():
-        reason = "latents are finite, but frames generated from them are not; inversion.precision: float32 may help"
-    size = latents.double().square().mean().sqrt().clamp_min(1e-30)
-    rounding = (stored.double() - latents.double()).square().mean().sqrt() / size
-    return _Result(stored, scores.mean().item(), rounding.item(), seconds, reason)
-
-
-def _finished(partial: Path, number: int, batch: list[DecodedClip], inverter: _Inverter) -> list[_Result]:
+def _finished(partial: Path, number: int, batch: list[DecodedClip], inverter: Inverter) -> list[Result]:
     """The results of a batch, from the files of an earlier run if all are there. What is bad is tried again."""
     files = [partial / f"{clip.clip_id}.safetensors" for clip in batch]
     if not all(file.exists() for file in files):
@@ -388,13 +232,13 @@ def _finished(partial: Path, number: int, batch: list[DecodedClip], inverter: _I
             if not result.reason:
                 numbers = torch.tensor([result.round_trip, result.rounding, result.seconds], dtype=torch.float64)
                 null_text = {} if result.null_text is None else {"null_text": result.null_text}
-                _save(file, {"latents": result.latents, "numbers": numbers, **null_text})
+                pieces.save(file, {"latents": result.latents, "numbers": numbers, **null_text})
         return results
-    saved = [_load(file, "latents", "numbers") for file in files]
-    return [_Result(state["latents"], *state["numbers"].tolist(), null_text=state.get("null_text")) for state in saved]
+    saved = [pieces.load(file, "latents", "numbers") for file in files]
+    return [Result(state["latents"], *state["numbers"].tolist(), null_text=state.get("null_text")) for state in saved]
 
 
-def _to_store(clip: DecodedClip, result: _Result, tokens: np.ndarray, mask: np.ndarray) -> ClipLatents:
+def _to_store(clip: DecodedClip, result: Result, tokens: np.ndarray, mask: np.ndarray) -> ClipLatents:
     return ClipLatents(
         clip_id=clip.clip_id,
         latents=result.latents.numpy(),
@@ -409,7 +253,7 @@ def _to_store(clip: DecodedClip, result: _Result, tokens: np.ndarray, mask: np.n
     )
 
 
-def _ledger_row(clip: DecodedClip, result: _Result, reason: str) -> LedgerRow:
+def _ledger_row(clip: DecodedClip, result: Result, reason: str) -> LedgerRow:
     return LedgerRow(
         clip_id=clip.clip_id,
         stage="invert",

@@ -10,26 +10,16 @@ from safetensors.torch import load_file, save_file
 from tests import tiny_models
 from tests.conftest import SMALL, make_config, merge
 from tests.latents_data import write_decoder
+from tests.pipeline_data import model_of
 from vlfm.artifacts import read_json, write_json
 from vlfm.errors import FingerprintMismatch, VLFMError
 from vlfm.latents.load import load_caption_encoder
 from vlfm.latents.prepare import prepare_decoder
 from vlfm.model.flow_model import FlowModel
-from vlfm.model.transformer import VLFMTransformer
 from vlfm.pipeline import VLFMPipeline, write_pipeline
 from vlfm.preview import make_preview
 
 PROMPT = "a dog jumps"
-
-
-def model_of(config, channels, positions, caption_channels, empty=None, head="coefficients"):
-    torch.manual_seed(0)
-    network = VLFMTransformer(
-        head=head, channels=channels, positions=positions, order=config.flow.order, durations=config.clips.durations,
-        layers=1, heads=2, head_dim=16, caption_channels=caption_channels, gate=1.0,
-    )  # fmt: skip
-    torch.nn.init.normal_(network.backbone.proj_out.weight, std=0.2)
-    return FlowModel.of(config, network.eval().requires_grad_(False), empty)
 
 
 @pytest.fixture(scope="module")

@@ -61,10 +61,10 @@ def plan_outputs(captions: Sequence[str], output: Path, folder: bool, suffix: st
     outputs = [output]
     if folder:
         outputs = [output / f"{number:04d}-{_slug(text)}{suffix}" for number, text in enumerate(captions, 1)]
-    if outputs[0].suffix.lower() not in SUFFIXES:
-        raise VLFMError(f"{outputs[0]}: the output must end in one of {', '.join(SUFFIXES)}")
     if not folder and output.is_dir():
         raise VLFMError(f"{output} is a folder; give the video's own name, {output / 'video.mp4'} for example")
+    if outputs[0].suffix.lower() not in SUFFIXES:
+        raise VLFMError(f"{outputs[0]}: the output must end in one of {', '.join(SUFFIXES)}")
     place = outputs[0].parent
     while not place.exists() and place != place.parent:
         place = place.parent

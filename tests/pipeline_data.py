@@ -1,0 +1,16 @@
+"""A trained model's folder that nobody trained: a small network with random weights."""
+
+import torch
+
+from vlfm.model.flow_model import FlowModel
+from vlfm.model.transformer import VLFMTransformer
+
+
+def model_of(config, channels, positions, caption_channels, empty=None, head="coefficients"):
+    torch.manual_seed(0)
+    network = VLFMTransformer(
+        head=head, channels=channels, positions=positions, order=config.flow.order, durations=config.clips.durations,
+        layers=1, heads=2, head_dim=16, caption_channels=caption_channels, gate=1.0,
+    )  # fmt: skip
+    torch.nn.init.normal_(network.backbone.proj_out.weight, std=0.2)
+    return FlowModel.of(config, network.eval().requires_grad_(False), empty)

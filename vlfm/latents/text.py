@@ -15,8 +15,7 @@ from torch.nn import functional
 
 from vlfm.artifacts import atomic_path, fingerprint
 from vlfm.errors import VLFMError
-from vlfm.latents.weights import fingerprint_folder, locate
-from vlfm.words import counted
+from vlfm.latents.weights import fingerprint_folder, load_network, locate
 
 # Captions encoded at once. The last chunk is filled up: the shape of a matrix product decides in which order it sums,
 # and an embedding should not depend on how many others are asked for.
@@ -237,24 +236,10 @@ def _load_model(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
             f"{folder} holds a {config.model_type} model, which is no text encoder; text.encoder takes BERT, T5, CLIP, "
             "SigLIP and other models that read text"
         )
-    try:
-        with _quiet():
-            model, report = kind.from_pretrained(
-                folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
-            )
-    except Exception as error:
-        raise VLFMError(
-            f"{folder} does not load as {kind.__name__} ({type(error).__name__}: {str(error)[:300]}); fetch it again"
-        ) from error
-    # The pooled output is not used, and a model saved without its pooler is whole.
-    missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
-    if missing:
-        raise VLFMError(
-            f"{folder} is no whole {kind.__name__}: its weights lack {counted(len(missing), 'parameter')}, "
-            f"{missing[0]} for one; its config.json belongs to another model, or the file was cut"
-        )
-    model = model.get_encoder() if model.config.is_encoder_decoder else model
-    return model.eval().requires_grad_(False)
+    with _quiet():
+        # The pooled output is not used, and a model saved without its pooler is whole.
+        model = load_network(kind, folder, "", dtype, unused="pooler")
+    return model.get_encoder() if model.config.is_encoder_decoder else model
 
 
 def _positions(model: torch.nn.Module, tokenizer) -> int | None:

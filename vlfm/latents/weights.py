@@ -118,12 +118,13 @@ def fingerprint_folder(folder: Path, parts: Collection[str]) -> str:
     return whole.hexdigest()[:16]
 
 
-def load_network(kind: type, folder: Path, part: str, dtype) -> Any:
+def load_network(kind: type, folder: Path, part: str, dtype, unused: str | None = None) -> Any:
     """A diffusers or transformers network of a located folder, on the CPU, in evaluation mode, without gradients.
 
     Args:
         kind: its class, with `from_pretrained`.
         dtype: torch's, of its parameters.
+        unused: in the names of parameters that may be missing.
 
     Raises:
         VLFMError: if the file is damaged, or is not that network: a parameter that it lacks would otherwise be
@@ -142,7 +143,8 @@ def load_network(kind: type, folder: Path, part: str, dtype) -> Any:
         raise VLFMError(
             f"{place} does not load as {kind.__name__} ({type(error).__name__}: {str(error)[:300]}); fetch it again"
         ) from error
-    bad = sorted(report["missing_keys"]) + [str(key) for key in report.get("mismatched_keys", ())]
+    missing = sorted(name for name in report["missing_keys"] if unused is None or unused not in name)
+    bad = missing + [str(key) for key in report.get("mismatched_keys", ())]
     if bad:
         raise VLFMError(
             f"{place} is no whole {kind.__name__}: its weights lack {counted(len(bad), 'parameter')}, "

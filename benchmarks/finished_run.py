@@ -13,6 +13,7 @@ from machine import machine
 
 from vlfm import config as configs
 from vlfm.artifacts import read_json
+from vlfm.clips.shards import DecodedClip, read_clips
 from vlfm.coefficients.shards import ClipCoefficients, read_shard
 from vlfm.errors import VLFMError
 from vlfm.flow.projection import reconstruct
@@ -51,6 +52,11 @@ class FinishedRun:
     moments: Moments
     clips: list[ClipCoefficients]
     batch: Batch
+
+    def frames(self) -> dict[str, DecodedClip]:
+        """Every clip's frames, by its id."""
+        names = sorted(read_json(self.folder / "clips" / "shards.json"))
+        return {clip.clip_id: clip for name in names for clip in read_clips(self.folder / "clips" / f"{name}.tar")}
 
 
 def read_run(folder: Path) -> FinishedRun:

@@ -27,8 +27,6 @@ from finished_run import (
     write_record,
 )
 
-from vlfm.artifacts import read_json
-from vlfm.clips.shards import DecodedClip, read_clips
 from vlfm.latents.decoder import VisualDecoder
 from vlfm.latents.frames import psnr, to_tensor
 from vlfm.latents.load import load_decoder
@@ -101,9 +99,7 @@ class Judge:
 
     def __init__(self, run: FinishedRun, count: int, device: torch.device):
         self.run = run
-        frames: dict[str, DecodedClip] = {}
-        for name in sorted(read_json(run.folder / "clips" / "shards.json")):
-            frames |= {clip.clip_id: clip for clip in read_clips(run.folder / "clips" / f"{name}.tar")}
+        frames = run.frames()
         picked = np.linspace(0, len(run.clips) - 1, min(count, len(run.clips))).round().astype(int)
         self.chosen = [int(index) for index in picked]
         self.frames = [frames[run.clips[index].clip_id] for index in self.chosen]

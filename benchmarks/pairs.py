@@ -1,10 +1,12 @@
 """Several clips for one caption: one step gives their average, several steps give one of them.
 
-    python benchmarks/pairs.py --results results [--clips 12] [--steps 900 | --seconds 300] [--draws 6]
+    python benchmarks/pairs.py --results results [--latents inverted] [--clips 12] [--steps 900 | --seconds 300]
 
-Some clips of a finished run (the demo) are put in pairs, and the second of a pair gets the caption of the first. A
-network with the head `coefficients` is trained with its times in the lead-in, where one of the two is chosen, and one
-with the paper's head `velocity` over the whole clip. Each then draws several videos a pair: the former with 1 … 16
+Some clips of a finished run (the demo) are put in pairs with the clip after them, mostly of the same scene, and the
+second of a pair gets the caption of the first. The paths go through the autoencoder's latents by default, through the
+inverted ones, which look like noise and take far longer to tell apart, with `--latents inverted`. A network with the
+head `coefficients` is trained with its times in the lead-in, where one of the two is chosen, and one with the paper's
+head `velocity` over the whole clip. Each then draws several videos a pair: the former with 1 … 16
 evaluations spread over the lead-in, the latter with 1 … 8 midpoint steps between two frames.
 
 Errors are squared, at the frames, relative to the latents' mean square: to the nearer of the two clips and to their
@@ -29,14 +31,19 @@ from finished_run import (
     write_record,
 )
 
+from vlfm.flow.projection import project, projection_matrix
+from vlfm.latents.frames import to_tensor
+from vlfm.latents.load import load_decoder
 from vlfm.model.flow_model import FlowModel
 from vlfm.training.data import Batch
 
+LATENTS = ("autoencoder", "inverted")
 STEPS = {"coefficients": (1, 2, 4, 8, 16), "velocity": (1, 2, 4, 8)}
 # AdamW reaches in 500 steps what Grams does in 900; the question here is another.
 FAST = {"training.optimizer": "adamw", "training.learning_rate": 1e-3}
 HEADS = {
-    "coefficients": {**FAST, "training.pure_noise": 0.25, "training.lead_in": 0.75},
+    # The choice is made at high σ, where it takes a whole clip to tell which of the two it is.
+    "coefficients": {**FAST, "training.pure_noise": 0.25, "training.lead_in": 0.75, "training.emphasis": 2.0},
     # At t = 0 its target is 0 under `exact`; what follows the lead-in it must learn as well.
     "velocity": {**FAST, "training.pure_noise": 0.0, "training.lead_in": 0.5},
 }
@@ -54,14 +61,19 @@ COLUMNS = {
 def main() -> None:
     """Train, draw, write the record."""
     parser = parser_of("pairs", __doc__)
+    parser.add_argument("--latents", choices=LATENTS, default=LATENTS[0], help="what the paths go through")
     parser.add_argument("--clips", type=int, default=12, help="spread over the run; more need more steps")
+    parser.add_argument("--heads", nargs="*", choices=tuple(HEADS), default=tuple(HEADS))
     parser.add_argument("--seconds", type=float, help="of training, for each head, instead of steps")
     parser.add_argument("--draws", type=int, default=6, help="videos a pair")
     arguments, described = parsed(parser)
     run = read_run(arguments.results)
+    if arguments.latents == "autoencoder":
+        run = through_autoencoder(run, arguments.device)
     batch = in_pairs(run, arguments.clips)
     rows, trained = [], {}
-    for head, times in HEADS.items():
+    for head in arguments.heads:
+        times = HEADS[head]
         config = changed(run.config, {"model.head": head, "training.steps": arguments.steps, **times})
         model, trained[head] = train(config, run, batch, arguments.device, arguments.seconds)
         print(head, trained[head], file=sys.stderr)
@@ -73,7 +85,8 @@ def main() -> None:
     write_record(
         arguments.out,
         {
-            "what": f"{len(pairs)} captions of two clips each, {arguments.draws} draws of each",
+            "what": f"{len(pairs)} captions of two clips each, {arguments.latents} latents, "
+            f"{arguments.draws} draws of each",
             "machine": described,
             "clips_of_a_pair_apart": float(apart),
             "chance_of_clips_drawn": 1 - 0.5**arguments.draws,
@@ -86,12 +99,29 @@ def main() -> None:
     )
 
 
+def through_autoencoder(run: FinishedRun, device: torch.device) -> FinishedRun:
+    """The run with its paths through the autoencoder's latents, not inverted: the same order, times and method."""
+    decoder, flow = load_decoder(run.config, run.folder / "decoder", device), run.config.flow
+    frames = run.frames()
+    coefficients = []
+    for clip in run.clips:
+        weights = projection_matrix(
+            torch.from_numpy(clip.times), flow.order, clip.duration, flow.projection, flow.ridge
+        )
+        latents = decoder.encode(to_tensor(frames[clip.clip_id].frames)).float().cpu()
+        coefficients.append(project(latents[None], weights)[0])
+    stacked = torch.stack(coefficients)
+    moments = replace(run.moments, mean_square=stacked.double().square().mean((0, 1, 2, 3)))
+    return replace(run, batch=replace(run.batch, coefficients=stacked), moments=moments)
+
+
 def in_pairs(run: FinishedRun, clips: int) -> Batch:
-    """At most so many clips, spread over the run, two by two, the second with the caption of the first."""
-    count = min(clips, len(run.clips)) // 2 * 2
-    whole = taken(run.batch, torch.linspace(0, len(run.clips) - 1, count).round().long())
-    first = torch.arange(len(whole.tokens)) // 2 * 2
-    return replace(whole, tokens=whole.tokens[first], mask=whole.mask[first])
+    """At most so many clips, spread over the run: each and the one after it, which gets its caption."""
+    count = min(clips, len(run.clips)) // 2
+    firsts = torch.linspace(0, len(run.clips) - 2, count).round().long()
+    both = taken(run.batch, torch.stack([firsts, firsts + 1], 1).flatten())
+    captioned = torch.arange(2 * count) // 2 * 2
+    return replace(both, tokens=both.tokens[captioned], mask=both.mask[captioned])
 
 
 @torch.no_grad()

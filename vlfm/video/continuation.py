@@ -12,6 +12,7 @@ one clip a caption it reads the caption and hardly looks at the frame.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,15 +110,11 @@ class Continuation:
         for number in np.unique(passes):
             while self.passes < number:
                 end = np.array([reach])
-                self._pass(self._latents(end), self._frames(end)[0])
-            chosen = passes == number
-            pictures = self._frames(ahead[chosen] - (number - 1) * reach)
-            inside = (slice(None), *self._place)
-            mixed = around[chosen][inside]
-            mixed = mixed + self._share * (pictures - mixed)
-            part = made[chosen]
-            part[inside] = mixed.round().clip(0, 255).astype(np.uint8)
-            made[chosen] = part
+                self._pass(self._latents(end), next(self._pictures(end)))
+            chosen = np.flatnonzero(passes == number)
+            pictures = self._pictures(ahead[chosen] - (number - 1) * reach)
+            for frame, picture in zip((made[index][self._place] for index in chosen), pictures, strict=True):
+                frame[:] = (frame + self._share * (picture - frame)).round().clip(0, 255).astype(np.uint8)
         return made
 
     def _pass(self, latents: torch.Tensor, picture: np.ndarray) -> None:
@@ -129,7 +126,7 @@ class Continuation:
             guidance=self._settings.guidance,
         )
         self._rest = np.float32(0)
-        self._rest = picture - self._frames(np.zeros(1))[0]
+        self._rest = picture - next(self._pictures(np.zeros(1)))
         self.passes += 1
 
     def _latents(self, since: np.ndarray) -> torch.Tensor:
@@ -137,18 +134,15 @@ class Continuation:
         times = torch.from_numpy(self._first + since).clamp(max=self._last).to(self._coefficients.device)
         return self._path.mean(self._coefficients, times[None])[0][0].float()
 
-    def _frames(self, since: np.ndarray) -> np.ndarray:
-        """float32 (K, rows, columns, 3), in the film's own size."""
+    def _pictures(self, since: np.ndarray) -> Iterator[np.ndarray]:
+        """What is shown of the model, float32 (rows, columns, 3), as large as the part of the film that it sees."""
         captions = [self._settings.caption] * len(since)
-        frames = self._enlarged(to_uint8(self._pipeline.decoder.generate(self._latents(since), captions)))
+        frames = to_uint8(self._pipeline.decoder.generate(self._latents(since), captions))
         fading = np.exp(-since / (FADING * self._path.schedule.lead_in)).astype(np.float32)
-        return frames + fading[:, None, None, None] * self._rest
-
-    def _enlarged(self, frames: np.ndarray) -> np.ndarray:
-        """uint8 (K, h, w, 3) → float32, as large as the part of the film that the model sees."""
-        rows, columns = (place.stop - place.start for place in self._place)
-        resized = (Image.fromarray(frame).resize((columns, rows), Image.Resampling.BICUBIC) for frame in frames)
-        return np.stack([np.asarray(frame, dtype=np.float32) for frame in resized])
+        size = tuple(place.stop - place.start for place in self._place[::-1])
+        for frame, share in zip(frames, fading, strict=True):
+            enlarged = Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)
+            yield np.asarray(enlarged, dtype=np.float32) + share * self._rest
 
 
 def _ramp(length: int, feathered: bool) -> np.ndarray:

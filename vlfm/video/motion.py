@@ -19,6 +19,35 @@ DAMPING = 4.0  # frame intervals in which motion dies away after the last frame
 SHARPNESS = 1.5  # how fast trust goes from fading to moving, as moving explains more of the difference
 
 
+def dense_flow(
+    first: np.ndarray, second: np.ndarray, careful: bool, scale: int = 1, finest: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Forth and back, float32 (H, W, 2), in pixels: `second[p + forth[p]]` is what `first[p]` was.
+
+    Args:
+        first, second: uint8 (H, W, 3).
+        careful: the more careful of DIS's settings.
+        scale: how much larger the pictures are made for the estimate.
+        finest: level of the pyramid at which it ends, 0 being the picture's own; None for the settings'.
+    """
+    import cv2  # heavy, and no other path needs it
+
+    height, width = first.shape[:2]
+    preset = cv2.DISOPTICAL_FLOW_PRESET_MEDIUM if careful else cv2.DISOPTICAL_FLOW_PRESET_FAST
+    grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in (first, second)]
+    if scale > 1:
+        grey = [cv2.resize(frame, (width * scale, height * scale), interpolation=cv2.INTER_CUBIC) for frame in grey]
+    flows = []
+    for pair in (grey, grey[::-1]):
+        # An estimator keeps what it found last; a fresh one each way makes a pair's flow its own.
+        estimator = cv2.DISOpticalFlow_create(preset)
+        if finest is not None:
+            estimator.setFinestScale(finest)
+        flow = estimator.calc(*pair, None)
+        flows.append(cv2.resize(flow, (width, height), interpolation=cv2.INTER_AREA) / scale if scale > 1 else flow)
+    return flows[0], flows[1]
+
+
 class Motion:
     """Moves frames; remembers the flow of the last pair, from which several frames may be wanted.
 
@@ -26,7 +55,7 @@ class Motion:
     """
 
     def __init__(self) -> None:
-        import cv2  # heavy, and no other path needs it
+        import cv2
 
         self._cv2 = cv2
         self._pair: tuple[np.ndarray, np.ndarray] | None = None
@@ -66,24 +95,12 @@ class Motion:
         return np.stack([self._moved(last, move * back) for move in moves.astype(np.float32)])
 
     def _flow(self, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Forth and back, float32 (H, W, 2): `second[p + forth[p]]` is what `first[p]` was."""
+        """As `dense_flow`."""
         if self._pair is None or self._pair[0] is not first or self._pair[1] is not second:
-            cv2 = self._cv2
-            height, width = first.shape[:2]
+            side = min(first.shape[:2])
             # The estimator's patches and pyramid need some room.
-            small = min(height, width) < SMALL
-            scale = max(2 if small else 1, -(-32 // min(height, width)))
-            preset = cv2.DISOPTICAL_FLOW_PRESET_MEDIUM if small else cv2.DISOPTICAL_FLOW_PRESET_FAST
-            grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in (first, second)]
-            if scale > 1:
-                size = (width * scale, height * scale)
-                grey = [cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC) for frame in grey]
-            # An estimator keeps what it found last; a fresh one each way makes a pair's flow its own.
-            estimators = (cv2.DISOpticalFlow_create(preset) for _ in range(2))
-            flows = [made.calc(*pair, None) for made, pair in zip(estimators, (grey, grey[::-1]), strict=True)]
-            if scale > 1:
-                flows = [cv2.resize(flow, (width, height), interpolation=cv2.INTER_AREA) / scale for flow in flows]
-            self._pair, self._flows = (first, second), (flows[0], flows[1])
+            scale = max(2 if side < SMALL else 1, -(-32 // side))
+            self._pair, self._flows = (first, second), dense_flow(first, second, careful=side < SMALL, scale=scale)
         return self._flows
 
     def _moved(self, frame: np.ndarray, flow: np.ndarray) -> np.ndarray:

@@ -5,13 +5,14 @@ Optical flow is estimated on the given frames alone (DIS; Kroeger et al., 2016, 
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample, interpolate, pad
 
 from vlfm.errors import VLFMError
+from vlfm.latents.frames import to_uint8
+from vlfm.video.motion import dense_flow
 
 SMALLEST = 12  # pixels, of a picture that OpenCV's DIS takes
 WINDOW = 5  # pixels over which two moved frames are compared
@@ -69,9 +70,7 @@ def estimate(first: Tensor, second: Tensor) -> Motion:
     if min(first.shape[-2:]) < SMALLEST:
         height, width = first.shape[-2:]
         raise VLFMError(f"optical flow needs pictures of {SMALLEST} pixels or more; they are {width}×{height}")
-    grey = [_grey(frame) for frame in (first, second)]
-    # A fresh object each way: it would start from the flow it found last.
-    flows = [_flow(a, b) for a, b in (grey, grey[::-1])]
+    flows = dense_flow(to_uint8(first), to_uint8(second), careful=True, finest=0)
     forward, backward = (torch.from_numpy(flow).movedim(-1, 0) for flow in flows)
     return Motion(forward, backward, first, second)
 
@@ -91,17 +90,6 @@ def along_motion(motions: list[Motion], values: Tensor, times: np.ndarray, insta
         between = values[known] if known is not None else motions[left].between(values[left], values[left + 1], share)
         made.append(between)
     return torch.stack(made)
-
-
-def _grey(frame: Tensor) -> np.ndarray:
-    picture = ((frame.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(0, -1).cpu().numpy()
-    return cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
-
-
-def _flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    flow.setFinestScale(0)
-    return flow.calc(first, second, None)
 
 
 def _warp(values: Tensor, flow: Tensor) -> Tensor:

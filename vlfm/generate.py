@@ -17,6 +17,7 @@ from vlfm.artifacts import atomic_path, progress
 from vlfm.errors import VLFMError
 from vlfm.media import contact_sheet, write_png
 from vlfm.video.writer import CONTAINERS, video_writer
+from vlfm.words import counted
 
 if TYPE_CHECKING:
     import torch
@@ -135,7 +136,7 @@ def generate(
         _write(output, frames, rate, video.times, caption)
         count, height, width = frames.shape[:3]
         print(
-            f"{output}: {count} frames at {float(rate):.6g} a second, {width}×{height}, seed {seed}, network "
+            f"{output}: {counted(count, 'frame')} at {float(rate):.6g} a second, {width}×{height}, seed {seed}, network "
             f"evaluations: {pipeline.evaluations}"
         )
 

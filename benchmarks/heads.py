@@ -34,11 +34,11 @@ from vlfm.model.flow_model import FlowModel
 from vlfm.training.network import new_model
 
 PAPER = {"training.pure_noise": 0.0, "training.lead_in": 0.0}
-OURS = {"training.pure_noise": 0.75, "training.lead_in": 0.25, "training.emphasis": 1.0}
+OURS = {"training.pure_noise": 0.75, "training.lead_in": 0.25, "training.emphasis": 2.0}
 VELOCITY = {"model.head": "velocity", **PAPER}
 VARIANTS = {
     "coefficients": OURS,
-    "coefficients, emphasis 2": {**OURS, "training.emphasis": 2.0},
+    "coefficients, emphasis 1": {**OURS, "training.emphasis": 1.0},
     "coefficients, all at t = 0": {"training.pure_noise": 1.0, "training.lead_in": 0.0},
     "coefficients, paper's times": PAPER,
     "velocity, paper's times": VELOCITY,

@@ -35,9 +35,10 @@ from vlfm.artifacts import Stopwatch
 from vlfm.coefficients.shards import read_shard
 from vlfm.training.data import Moments, read_moments
 from vlfm.training.loader import batches
+from vlfm.training.loop import Feed
 from vlfm.training.network import new_model
 from vlfm.training.throughput import flops_per_sample, peak_flops
-from vlfm.training.trainer import Feed, Trainer, attention_kernel, autocast_dtype
+from vlfm.training.trainer import Trainer, attention_kernel, autocast_dtype
 
 ROOT = Path(__file__).parents[1]
 SIZES = {
@@ -175,7 +176,7 @@ def run(arguments: argparse.Namespace, device: torch.device, folder: Path) -> di
 def our_loop(
     config: configs.Config, tars: list[Path], moments: Moments, workers: int, device: torch.device
 ) -> Iterator[float]:
-    """Steps as `vlfm.training.trainer.train` takes them; yields the seconds each waited for clips."""
+    """Steps as `vlfm.training.loop.train` takes them; yields the seconds each waited for clips."""
     trainer = Trainer(config, new_model(config, moments), device)
     source = batches(
         tars,

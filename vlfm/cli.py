@@ -148,8 +148,8 @@ def _train(arguments):
         return launch(arguments.command_line, processes, arguments.threads)
 
     from vlfm.latents.text import read_empty_caption
+    from vlfm.training.loop import train
     from vlfm.training.objective import Objective
-    from vlfm.training.trainer import train
 
     names = _shards(arguments)
     dropout = config.training.caption_dropout > 0

@@ -22,7 +22,7 @@ def make_preview(
     device: torch.device,
     observed: tuple[float, float] = (0.0, 1.0),
 ) -> Callable[[VLFMTransformer, int], None]:
-    """What `vlfm.training.trainer.train` calls with the network and the step: it writes `output/step-00000100.mp4`.
+    """What `vlfm.training.loop.train` calls with the network and the step: it writes `output/step-00000100.mp4`.
 
     All captions side by side, each always from the same noise, at the first of `clips.size`, the longest
     `clips.duration` and `evaluation.steps`. Nothing is loaded before the first call, and between calls the visual

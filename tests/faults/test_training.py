@@ -19,7 +19,8 @@ from vlfm.checkpoints import Checkpoints, load_state, save_state
 from vlfm.cli import main
 from vlfm.coefficients.shards import ClipCoefficients, write_shard
 from vlfm.errors import VLFMError
-from vlfm.training.trainer import Trainer, train
+from vlfm.training.loop import train
+from vlfm.training.trainer import Trainer
 
 
 @pytest.fixture
@@ -155,7 +156,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, data, capsys
     run(tmp_path / "a", data)
     straight = (tmp_path / "a" / "model" / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes()
     with monkeypatch.context() as patch, pytest.raises(OSError):
-        patch.setattr("vlfm.training.trainer.save_model", lambda *_: (_ for _ in ()).throw(OSError("power cut")))
+        patch.setattr("vlfm.training.loop.save_model", lambda *_: (_ for _ in ()).throw(OSError("power cut")))
         run(tmp_path, data)
     older, newest = sorted((tmp_path / "checkpoints").glob("*/*"))
     size = newest.stat().st_size

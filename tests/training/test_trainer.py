@@ -15,12 +15,13 @@ from vlfm.artifacts import read_json
 from vlfm.checkpoints import Checkpoints, load_state, save_state
 from vlfm.errors import Stopped, VLFMError
 from vlfm.model.transformer import VLFMTransformer
-from vlfm.training import trainer as training
 from vlfm.training.data import read_moments
 from vlfm.training.loader import batches
+from vlfm.training.loop import train
+from vlfm.training.metrics import MetricsLog
 from vlfm.training.network import new_model
 from vlfm.training.throughput import best_product, flops_per_sample
-from vlfm.training.trainer import Trainer, new_optimizer, split_batch, train
+from vlfm.training.trainer import Trainer, new_optimizer, split_batch
 
 CPU = torch.device("cpu")
 
@@ -348,7 +349,7 @@ def test_the_last_checkpoints_are_kept(tmp_path):
 
 def test_the_log_drops_rows_past_the_step_it_goes_on_from(tmp_path):
     for step in (0, 20):
-        log = training.MetricsLog(tmp_path / "m.csv", step, tmp_path / "events")
+        log = MetricsLog(tmp_path / "m.csv", step, tmp_path / "events")
         log.write(step + 10, 40, 0.5, 1.0, 1e-3, 0)
         log.write(step + 20, 80, 0.4, 1.0, 1e-3, 1, samples_per_second=3.0)
         log.write(step + 30, 80, 0.3, 1.0, 1e-3, 1)

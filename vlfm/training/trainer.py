@@ -1,34 +1,22 @@
-"""The training loop, on a CPU, a GPU or several: exact resume, progress counted in samples."""
+"""A step of training, on a CPU, a GPU or several, and everything that it changes."""
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vlfm import config as configs
-from vlfm.artifacts import Stopwatch, fingerprint, progress, write_json
-from vlfm.checkpoints import Checkpoints, load_state
-from vlfm.errors import Stopped, VLFMError
+from vlfm.errors import VLFMError
 from vlfm.learning_rate import warmup_cosine
 from vlfm.model.transformer import VLFMTransformer
-from vlfm.training.data import Batch, read_moments
-from vlfm.training.loader import batches
-from vlfm.training.metrics import MetricsLog
-from vlfm.training.network import new_model, save_model
+from vlfm.training.data import Batch
 from vlfm.training.objective import Draw, Objective
-from vlfm.training.processes import Council, StopRequest, make_accelerator, wrap
-from vlfm.training.throughput import Throughput, peak_flops
-from vlfm.words import counted
-
-VERSION = 2  # of what a run gives for the same settings and data; raise it when that changes
-LOG_EVERY = 10
+from vlfm.training.processes import Council, make_accelerator, wrap
 
 Part = tuple[Batch, Draw]
-Preview = Callable[[VLFMTransformer, int], None]
 
 
 def new_optimizer(config: configs.Config, model: VLFMTransformer, device: torch.device) -> torch.optim.Optimizer:
@@ -225,184 +213,3 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.skipped, self.in_a_row = state["step"], state["skipped"], state["in_a_row"]
-
-
-def train(
-    config: configs.Config,
-    shards: list[Path],
-    moment_files: list[Path],
-    output: Path,
-    checkpoints: Path,
-    metrics: Path,
-    device: torch.device,
-    objective: Objective | None = None,
-    preview: Preview | None = None,
-    decoder: Path | None = None,
-) -> None:
-    """Train a model on coefficient shards and save it as a diffusers-style folder.
-
-    Started in several processes (`vlfm train --processes`, torchrun), they share each batch.
-
-    Args:
-        shards, moment_files: of the projection stage, in the same order.
-        output: the model's folder; `output/training.json` is written last.
-        checkpoints: folder for `step-*.safetensors`; training goes on from the newest that fits.
-        metrics: CSV with a row every ten steps; TensorBoard's events go to `tensorboard/` beside it.
-        objective: the loss; default what the configuration asks for.
-        preview: called with the network and the step every `training.preview_every` steps.
-        decoder: the visual decoder's folder, which makes `output` one that `VLFMPipeline` reads.
-
-    Raises:
-        Stopped: after a signal to stop; the last step is saved.
-        VLFMError: if the shards do not belong together or cannot be read, nothing can be written, or gradients stay
-            not finite for `training.max_bad_steps` steps.
-    """
-    moments = read_moments(moment_files)
-    settings = config.training
-    identity = fingerprint(
-        {
-            **configs.settings(config, "seed", "model", "training", "flow"),
-            "version": VERSION,
-            "data": moments.fingerprint,
-            "shards": [path.name for path in shards],
-            "clips": [shard.clips for shard in moments.shards],
-            "mean_square": moments.mean_square.tolist(),
-        }
-    )
-    with StopRequest() as stop:
-        trainer = Trainer(config, new_model(config, moments), device, objective)
-        main, council = trainer.accelerator.is_main_process, trainer.council
-        saved = Checkpoints(checkpoints / identity, settings.keep)
-        _resume(trainer, saved)
-        source = batches(
-            shards,
-            moments,
-            settings.batch_size,
-            config.seed,
-            parts=trainer.parts,
-            start=trainer.step,
-            stop=settings.steps,
-            workers=settings.workers,
-            pin_memory=trainer.device.type == "cuda",
-        )
-        speed = Throughput(peak_flops(trainer.device, trainer.dtype) * trainer.accelerator.num_processes)
-        with contextlib.ExitStack() as stack:
-            feed = stack.enter_context(contextlib.closing(Feed(trainer, source)))
-            with council.together():
-                if main:
-                    events = metrics.parent / "tensorboard" / identity
-                    log = stack.enter_context(contextlib.closing(MetricsLog(metrics, trainer.step, events)))
-                    bar = progress(total=settings.steps, what="train", unit="step")
-                    stack.enter_context(contextlib.closing(bar))
-            with council.together():
-                coming = next(feed, None)
-            while trainer.step < settings.steps:
-                parts = coming
-                loss = trainer.backward(parts)
-                with council.together():  # the next step's data are read and drawn while a GPU works on this one
-                    coming = next(feed, None)
-                stopping = council.any(stop.requested)
-                rate, gradient = trainer.learning_rate, trainer.update()
-                _guard(trainer, parts, gradient)
-                speed.add(trainer.model, parts[0][0], settings.batch_size, feed.waited)
-                step, last = trainer.step, trainer.step == settings.steps
-                if step % LOG_EVERY == 0 or last:
-                    loss = trainer.accelerator.reduce(loss, "mean").item()
-                    with council.together():
-                        if main:
-                            samples = step * settings.batch_size
-                            log.write(step, samples, loss, gradient, rate, trainer.skipped, **speed.rates("log"))
-                            bar.update(step - bar.n)
-                            bar.set_postfix(loss=f"{loss:.4f}")
-                if (step % settings.checkpoint_every == 0 or stopping) and not last:
-                    with council.together():
-                        if main:
-                            saved.save(step, trainer.state())
-                            print(f"step {step} of {settings.steps}: {speed.report()}", flush=True)
-                if preview is not None and settings.preview_every and step % settings.preview_every == 0 and main:
-                    _preview(trainer, preview)
-                if stopping and not last:
-                    raise Stopped(f"asked to stop: step {step} is saved; run the rule again to go on from there")
-        with council.together():
-            if main:
-                with trainer.averaged() as model:
-                    save_model(config, model, output, trainer.objective.empty_caption, decoder, moments.observed)
-                about = {"fingerprint": identity, "steps": trainer.step, "clips": moments.clips}
-                write_json(output / "training.json", {**about, "skipped": trainer.skipped})
-                print(
-                    f"{counted(trainer.step, 'step')} of {counted(settings.batch_size, 'clip')}: {speed.report()}",
-                    flush=True,
-                )
-    trainer.accelerator.end_training()
-
-
-class Feed:
-    """This process's parts of the coming steps, one step at a time.
-
-    Attributes:
-        waited: seconds that the last step's clips were waited for.
-    """
-
-    def __init__(self, trainer: Trainer, source: Iterator[Batch]):
-        self._trainer, self._source = trainer, source
-        self._step = trainer.step
-        self.waited = 0.0
-
-    def __iter__(self) -> "Feed":
-        return self
-
-    def __next__(self) -> list[Part]:
-        watch = Stopwatch()
-        batches = [next(self._source) for _ in self._trainer.parts]
-        self.waited = watch.seconds
-        self._step += 1
-        return self._trainer.prepare(batches, self._step - 1)
-
-    def close(self) -> None:
-        self._source.close()
-
-
-def _resume(trainer: Trainer, saved: Checkpoints) -> None:
-    """Load the newest good checkpoint, in every process the one that the main process finds."""
-    state = saved.newest() if trainer.accelerator.is_main_process else None
-    step = trainer.council.from_main(state and state["step"])
-    if step is None:
-        return
-    with trainer.council.together():
-        trainer.load(state if state is not None else load_state(saved.path(step)))
-    if trainer.accelerator.is_main_process:
-        print(f"going on from step {step}", flush=True)
-
-
-def _guard(trainer: Trainer, parts: Sequence[Part], gradient: float) -> None:
-    """Tell of a step whose gradient was not finite, and of the clips to blame, if they are.
-
-    Raises:
-        VLFMError: after `training.max_bad_steps` of them in a row.
-    """
-    if math.isfinite(gradient):
-        return
-    names = trainer.council.gather([name for batch, _ in parts for name in batch.not_finite()])
-    clips = sorted({name for each in names for name in each})
-    blame = f"; not finite in the shards: {', '.join(clips)}" if clips else ""
-    if trainer.accelerator.is_main_process:
-        print(f"warning: step {trainer.step} is skipped, its gradient is not finite{blame}", flush=True)
-    if trainer.in_a_row >= trainer.config.training.max_bad_steps:
-        remedy = (
-            "remove the shards of these clips and run `snakemake` again"
-            if clips
-            else "lower training.learning_rate, or set training.precision to float32, and run the rule again"
-        )
-        raise VLFMError(
-            f"the gradient is not finite in {trainer.in_a_row} steps in a row, up to step {trainer.step}{blame}; "
-            f"{remedy}"
-        )
-
-
-def _preview(trainer: Trainer, preview: Preview) -> None:
-    """A video on the way; that it cannot be made is no reason to stop training."""
-    try:
-        with trainer.averaged() as model, torch.no_grad():
-            preview(model, trainer.step)
-    except VLFMError as error:
-        print(f"warning: no preview at step {trainer.step}: {error}", flush=True)

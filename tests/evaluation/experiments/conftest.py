@@ -13,7 +13,7 @@ from vlfm.evaluation.experiments.common import Run
 from vlfm.latents.frames import to_tensor
 from vlfm.latents.load import load_decoder
 from vlfm.latents.store import ClipLatents, write_store
-from vlfm.training.trainer import train
+from vlfm.training.loop import train
 
 CPU = torch.device("cpu")
 FRAMES, SIZE, COUNT = 8, 36, 4

@@ -24,7 +24,7 @@ from vlfm.latents.frames import to_tensor
 from vlfm.latents.patch import PatchAutoencoder
 from vlfm.latents.store import ClipLatents, write_store
 from vlfm.model.flow_model import FlowModel
-from vlfm.training.trainer import train
+from vlfm.training.loop import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::vlfm.flow.projection.ProjectionWarning")
 

@@ -27,7 +27,7 @@ from vlfm.model.flow_model import FlowModel
 from vlfm.model.transformer import VLFMTransformer
 from vlfm.training.data import read_moments
 from vlfm.training.network import new_model
-from vlfm.training.trainer import train
+from vlfm.training.loop import train
 from vlfm.words import counted
 
 HEADS = ("velocity", "direct", "coefficients")

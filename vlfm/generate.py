@@ -136,8 +136,8 @@ def generate(
         _write(output, frames, rate, video.times, caption)
         count, height, width = frames.shape[:3]
         print(
-            f"{output}: {counted(count, 'frame')} at {float(rate):.6g} a second, {width}×{height}, seed {seed}, network "
-            f"evaluations: {pipeline.evaluations}"
+            f"{output}: {counted(count, 'frame')} at {float(rate):.6g} a second, {width}×{height}, seed {seed}, "
+            f"network evaluations: {pipeline.evaluations}"
         )
 
 

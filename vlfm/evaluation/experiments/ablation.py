@@ -26,8 +26,8 @@ from vlfm.latents.frames import to_tensor
 from vlfm.model.flow_model import FlowModel
 from vlfm.model.transformer import VLFMTransformer
 from vlfm.training.data import read_moments
-from vlfm.training.network import new_model
 from vlfm.training.loop import train
+from vlfm.training.network import new_model
 from vlfm.words import counted
 
 HEADS = ("velocity", "direct", "coefficients")

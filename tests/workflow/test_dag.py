@@ -102,7 +102,7 @@ def test_slurm_profile_plans_the_whole_run(tmp_path):
     assert "train_model" in result.stdout
 
 
-# Rule → the log that says it runs, and seconds to wait from then on: into its work, past the imports of the longer.
+# Rule → the log that says it runs, and the seconds from then to the kill: into its work, or amid the imports before it.
 KILLED = {
     "index": ("index.log", 0.3),
     "decode": ("decode/*.log", 1.0),

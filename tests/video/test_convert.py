@@ -383,14 +383,14 @@ source, output, seconds = sys.argv[1:]
 if float(seconds):
     extrapolate(source, Path(output), float(seconds), "linear", Options(), torch.device("cpu"))
 else:
-    interpolate(source, Path(output), "48", Options(), torch.device("cpu"))
+    interpolate(source, Path(output), "30", Options(), torch.device("cpu"))
 own = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
 print(int(own.split()[1]) // 1024 + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds, count", [(0, 30 * 48), (8, 38 * 25)])
+@pytest.mark.parametrize("seconds, count", [(0, 30 * 30), (8, 38 * 25)])
 def test_thirty_seconds_of_720p_in_bounded_memory(make, tmp_path, seconds, count):
     """Peak memory, of this program and of the larger of its ffmpegs, in MB; no more than for six seconds."""
 

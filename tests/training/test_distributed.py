@@ -119,14 +119,15 @@ def weights(folder, name):
 
 @pytest.mark.slow
 def test_two_processes_and_parts_of_a_batch_train_as_one_process_does(folder):
-    change(folder, steps=4, optimizer="adamw", learning_rate=2e-3)
+    # AdamW moves a weight by up to the learning rate a step, however small its gradient: times near 0, where some
+    # gradients are rounding alone, would show no more than that.
+    change(folder, steps=4, optimizer="adamw", emphasis=1.0)
     finish(folder, "one")
     change(folder, accumulate=2)
     finish(folder, "both", "--processes", "2")
     one = weights(folder, "one")
     for key, value in weights(folder, "both").items():
-        # AdamW moves a weight by up to the learning rate a step, however small its gradient: rounding decides a few.
-        assert (value - one[key]).square().mean().sqrt() < 0.01 * 2e-3, key
+        assert torch.allclose(value, one[key], rtol=1e-4, atol=1e-5), key
 
 
 GRADIENTS = """

@@ -124,7 +124,7 @@ def test_weighting_divides_by_the_schedules_energy_a_frame_interval():
     draw = objective.draw(0, range(8), SHAPE)
     oracle = Oracle(plain, data, draw, scale, off=5.0)
     losses = objective(oracle, data, draw, scale), Objective(weighted)(oracle, data, draw, scale)
-    t = place(draw.kinds, draw.uniform, 1 / 12) * 0.5
+    t = place(draw.kinds, draw.uniform, 1 / 12, plain.training.emphasis) * 0.5
     sigma_dot = in_seconds(plain, 0.5).schedule.sigma(t)[1] / 24
     assert sigma_dot.abs().max() > 0.5
     assert torch.allclose(losses[0] / losses[1], sigma_dot.square() + 1, rtol=1e-4)

@@ -48,5 +48,5 @@ def test_a_piece_comes_back(tmp_path):
 def test_a_hostile_piece_is_refused_by_name(tmp_path, data):
     file = tmp_path / "piece.safetensors"
     file.write_bytes(data)
-    with pytest.raises(VLFMError, match="piece.safetensors is damaged"):
+    with pytest.raises(VLFMError, match=r"piece\.safetensors is damaged"):
         load(file, "latents")

@@ -1,10 +1,10 @@
 """What inversion and regeneration lose: DDIM steps × fixed-point refinements × network precision × stored type.
 
-    python benchmarks/round_trip.py [--results results] [--frames 48] [--device cpu|cuda] [--out FILE.json]
+    python benchmarks/round_trip.py [--results results] [--frames 48] [--depth 1] [--device cpu|cuda] [--out FILE.json]
 
-Frames of a finished run, spread evenly over its clips, go through its embedded decoder: to noise, rounded as the
-latent store rounds them, and back. The loss is the mean PSNR of the autoencoder alone minus that of the round trip,
-both against the frames.
+Frames of a finished run, spread evenly over its clips, go through its embedded decoder: to noise or part of the way
+(`inversion.depth`), rounded as the latent store rounds them, and back. The loss is the mean PSNR of the autoencoder
+alone minus that of the round trip, both against the frames.
 """
 
 import argparse
@@ -35,12 +35,13 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=48)
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
     parser.add_argument("--refine", type=int, nargs="+", default=REFINE)
+    parser.add_argument("--depth", type=float, default=1.0, help="how far from picture to noise")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "round_trip.json")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     frames = some_frames(arguments.results / "clips", arguments.frames).to(device)
-    record = run(arguments.results / "decoder", frames, arguments.steps, arguments.refine)
+    record = run(arguments.results / "decoder", frames, arguments.steps, arguments.refine, arguments.depth)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     print(table(record))
@@ -57,10 +58,11 @@ def some_frames(folder: Path, count: int) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def run(folder: Path, frames: torch.Tensor, steps: list[int], refine: list[int]) -> dict:
+def run(folder: Path, frames: torch.Tensor, steps: list[int], refine: list[int], depth: float) -> dict:
     """Every combination, once each; the inversion of a row serves both stored types."""
     decoders = {
-        name: EmbeddedDecoder.from_pretrained(folder, dtype=getattr(torch, name)).to(frames.device) for name in NETWORK
+        name: EmbeddedDecoder.from_pretrained(folder, dtype=getattr(torch, name), depth=depth).to(frames.device)
+        for name in NETWORK
     }
     alone = psnr(decoders["float32"].decode(decoders["float32"].encode(frames)), frames).mean().item()
     described, rows = machine(frames.device), []
@@ -90,6 +92,7 @@ def run(folder: Path, frames: torch.Tensor, steps: list[int], refine: list[int])
     return {
         "what": f"inversion and regeneration of {len(frames)} frames of {frames.shape[-1]}×{frames.shape[-2]} pixels",
         "machine": described,
+        "depth": depth,
         "decoder_psnr": alone,
         "rows": rows,
     }

@@ -48,13 +48,15 @@ def write_clips(path, count, caption="a picture", **shape):
     return path
 
 
-def write_decoder(folder, fingerprint="d0"):
-    """A folder as `vlfm prepare-decoder` writes it. Its network has not learnt a thing, but is gentle."""
+def write_decoder(folder, fingerprint="d0", predictor=True):
+    """A folder as `vlfm prepare-decoder` writes it. Its network, if any, has not learnt a thing, but is gentle."""
     torch.manual_seed(0)
-    unet = new_unet(CHANNELS, SIZE // 6, [32])
-    unet.conv_out.weight.data *= 0.1
+    unet = new_unet(CHANNELS, SIZE // 6, [32]) if predictor else None
+    if predictor:
+        unet.conv_out.weight.data *= 0.1
     frames = torch.cat([to_tensor(movie(seed)) for seed in range(8)])
-    EmbeddedDecoder(PatchAutoencoder.fit(frames, 6, CHANNELS), unet, new_scheduler()).save_pretrained(folder)
+    autoencoder = PatchAutoencoder.fit(frames, 6, CHANNELS)
+    EmbeddedDecoder(autoencoder, unet, new_scheduler(), depth=float(predictor)).save_pretrained(folder)
     write_json(
         folder / "decoder.json",
         {"name": "embedded", "fingerprint": fingerprint, "shape": [CHANNELS, SIZE // 6, SIZE // 6]},

@@ -56,6 +56,13 @@ def test_default_file_has_exactly_the_keys_of_the_schema_each_with_a_comment():
         ({"clips": {"image": "gif"}}, "clips.image: "),
         ({"model": {"heads": 4}}, "low-rank bottleneck"),
         ({"decoder": {"embedded": {"channels": 109}}}, "decoder.embedded.channels is 109"),
+        ({"inversion": {"depth": 1.5}}, "inversion.depth: "),
+        ({"inversion": {"depth": -0.1}}, "inversion.depth: "),
+        ({"decoder": {"embedded": {"steps": 0}}, "inversion": {"depth": 0.01}}, "inversion.depth is 0.01, which walks"),
+        (
+            {"inversion": {"depth": 0, "null_text": 5, "guidance": 2.0, "prompt": "caption"}},
+            "inversion.null_text guides the way back from inversion.depth, which is 0",
+        ),
         ({"training": {"pure_noise": 0.9, "lead_in": 0.2}}, "training.pure_noise"),
         ({"evaluation": {"fps": []}}, "evaluation.fps: "),
         ({"seed": "x"}, "seed: "),
@@ -65,6 +72,23 @@ def test_a_wrong_value_is_named(change, message):
     with pytest.raises(VLFMError) as error:
         make_config(**change)
     assert message in str(error.value)
+
+
+def test_without_a_noise_predictor_frames_need_not_suit_one():
+    embedded = {"unet_channels": [32, 32, 32], "channels": 8}
+    with pytest.raises(VLFMError, match="multiples of 24"):
+        make_config(clips={"size": 36}, decoder={"embedded": embedded})
+    make_config(clips={"size": 36}, decoder={"embedded": {**embedded, "steps": 0}}, inversion={"depth": 0})
+
+
+def test_an_autoencoder_has_no_depth_whatever_is_asked_for():
+    shares = [
+        configs.settings(make_config(decoder={"name": "autoencoder", "model": "m"}, inversion={"depth": depth}), *names)
+        for names in (("inversion",), ("inversion.depth",))
+        for depth in (0, 0.5, 1)
+    ]
+    assert shares[0] == shares[1] == shares[2] and shares[0]["inversion"]["depth"] == 0
+    assert shares[3:] == [{"inversion.depth": 0}] * 3
 
 
 def test_unknown_and_missing_keys_are_named():

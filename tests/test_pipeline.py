@@ -146,6 +146,27 @@ def test_what_is_not_to_be_had(pipeline, asked, message):
         pipeline(**{"prompt": PROMPT, **asked})
 
 
+@pytest.mark.parametrize(("depth", "predictor", "walked"), [(0.5, True, 2), (0.0, True, 0), (0.0, False, 0)], ids=str)
+def test_pictures_are_made_from_the_depth_of_the_training(tmp_path, config, depth, predictor, walked):
+    steps = {} if predictor else {"decoder": {"embedded": {"steps": 0}}}
+    config = make_config(**merge(config.model_dump(), {"inversion": {"depth": depth}, **steps}))
+    decoder = write_decoder(tmp_path / "decoder", predictor=predictor)
+    write_pipeline(tmp_path / "model", model_of(config, 8, 4, 384), config, decoder)
+    VLFMPipeline.from_pretrained(tmp_path / "model").save_pretrained(tmp_path / "again", full=True)
+    shutil.rmtree(tmp_path / "model")
+    pipeline = VLFMPipeline.from_pretrained(tmp_path / "again").to("cpu")
+    assert (tmp_path / "again" / "decoder" / "unet").exists() == predictor == (pipeline.decoder.unet is not None)
+    evaluated = []
+    if predictor:
+        pipeline.decoder.unet.register_forward_pre_hook(lambda *_: evaluated.append(1))
+    latents, frames = (
+        pipeline(PROMPT, num_frames=3, generator=seeded(), output_type=kind).frames[0] for kind in ("latent", "pt")
+    )
+    assert len(evaluated) == walked and frames.shape == (3, 3, 24, 24)
+    if not walked:
+        assert torch.equal(frames, (pipeline.decoder.decode(latents) / 2 + 0.5).clamp(0, 1))
+
+
 @pytest.mark.parametrize("head", ["velocity", "direct"])
 def test_other_heads(tmp_path, config, head, folder):
     write_pipeline(tmp_path, model_of(config, 8, 4, 384, head=head), config, folder / "decoder")

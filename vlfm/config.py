@@ -116,9 +116,14 @@ class Embedded(Section):
     channels: Count
     holdout: Share
     unet_channels: Annotated[list[Annotated[int, Field(ge=32, multiple_of=32)]], Field(min_length=1)]
-    steps: Count
+    steps: Annotated[int, Field(ge=0)]
     batch_size: Count
     learning_rate: Positive
+
+    @property
+    def unit(self) -> int:
+        """Pixels that both sides of a frame must be multiples of."""
+        return self.patch * (2 ** (len(self.unet_channels) - 1) if self.steps else 1)
 
 
 class Decoder(Section):
@@ -137,6 +142,7 @@ class Decoder(Section):
 
 
 class Inversion(Section):
+    depth: Share
     steps: Count
     refine: Annotated[int, Field(ge=0)]
     prompt: Literal["empty", "caption"]
@@ -153,6 +159,11 @@ class Inversion(Section):
             raise ValueError(
                 "inversion.guidance above 1, inversion.null_text above 0 and inversion.prompt: caption go together: "
                 "without null-text optimisation a guided round trip does not close, without guidance it does nothing"
+            )
+        if self.null_text and not self.depth:
+            raise ValueError(
+                "inversion.null_text guides the way back from inversion.depth, which is 0: there is none; set a depth "
+                "above 0, or inversion.null_text: 0 and inversion.guidance: 1"
             )
         return self
 
@@ -267,12 +278,18 @@ class Config(Section):
                     f"decoder.embedded.channels is {embedded.channels}, more than the {3 * embedded.patch**2} "
                     "numbers of a patch (3 × patch²)"
                 )
-            unit = embedded.patch * 2 ** (len(embedded.unet_channels) - 1)
+            if self.inversion.depth and not embedded.steps:
+                raise ValueError(
+                    f"inversion.depth is {self.inversion.depth:g}, which walks with a noise predictor, but "
+                    "decoder.embedded.steps is 0, which trains none: set inversion.depth to 0, or steps above 0"
+                )
+            unit = embedded.unit
             for height, width in self.clips.sizes:
                 if height % unit or width % unit:
                     raise ValueError(
                         f"clips.size is {height}×{width} (height × width), and both sides must be multiples of {unit}: "
-                        "decoder.embedded.patch, doubled for every entry of decoder.embedded.unet_channels but one"
+                        "decoder.embedded.patch, doubled for every entry of decoder.embedded.unet_channels but one "
+                        "where decoder.embedded.steps is above 0"
                     )
                 self.check_model((embedded.channels, height // embedded.patch, width // embedded.patch))
         if self.text.encoder == "clip" and not self.decoder.model:
@@ -393,9 +410,11 @@ def settings(config: Config, *sections: str) -> dict[str, Any]:
     """The named sections or dotted keys of a configuration, as plain values: what one stage depends on.
 
     A stage's fingerprint and its rule's `params` are made of this, so that a change elsewhere reruns nothing. Keys
-    that change no result (`Training.HOW`) are left out.
+    that change no result (`Training.HOW`) are left out, and `inversion.depth` is 0 for an autoencoder, which has none.
     """
     values = json.loads(config.model_dump_json())
+    if config.decoder.name == "autoencoder":
+        values["inversion"]["depth"] = 0.0
     values["training"] = {key: value for key, value in values["training"].items() if key not in Training.HOW}
     chosen = {}
     for name in sections:

@@ -29,7 +29,7 @@ from vlfm.latents.text import CaptionEncoder
 from vlfm.latents.weights import files, fingerprint_folder
 from vlfm.model.flow_model import FlowModel
 
-EMBEDDED = ("autoencoder", "scheduler", "unet")
+EMBEDDED = ("autoencoder", "scheduler", "unet")  # the last where there is a noise predictor
 STEPS = {"coefficients": 1, "velocity": 4, "direct": 1}
 OUTPUTS = ("np", "pil", "pt", "latent")
 
@@ -332,8 +332,8 @@ def _read_encoder(config: configs.Config, folder: Path, about: dict[str, Any], d
 
 
 def _copy_part(source: Path, target: Path, part: str) -> None:
-    """Copy the files of a part that are read."""
-    (target / part).mkdir(parents=True, exist_ok=True)
+    """Copy the files of a part that are read; of a part that is not there, nothing."""
     for file in files(source, part):
+        (target / part).mkdir(parents=True, exist_ok=True)
         if file.resolve() != (target / part / file.name).resolve():
             shutil.copyfile(file, target / part / file.name)

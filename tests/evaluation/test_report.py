@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.report_data import BAD, RATES, write_run
+from tests.report_data import BAD, RATES, report_config, write_run
 from vlfm.artifacts import read_json, write_json
 from vlfm.errors import VLFMError
 from vlfm.evaluation import report
@@ -184,6 +184,31 @@ def test_other_settings_are_said(tmp_path):
         "The one scored clip.",
     ):
         assert words in text
+
+
+@pytest.mark.parametrize(
+    ("name", "depth", "words"),
+    [
+        ("embedded", 1.0, "DDIM to noise (depth 1), 4 steps, 1 fixed-point refinement a step"),
+        ("stable-diffusion", 0.5, "DDIM to depth 0.5, the first 2 of 4 steps, 1 fixed-point refinement a step"),
+        ("rectified-flow", 1.0, "the flow backwards to noise (depth 1), 4 steps, 1 fixed-point refinement a step"),
+        ("rectified-flow", 0.3, "the flow backwards to σ = 0.3, in the steps of a walk of 4 steps, 1 fixed-point"),
+        ("embedded", 0.0, "none: the path runs through the autoencoder's latents"),
+        ("autoencoder", 1.0, "none: the path runs through the autoencoder's latents"),
+    ],
+)
+def test_the_depth_is_said(name, depth, words):
+    config = report_config(decoder={"name": name, "model": "some/model"}, inversion={"depth": depth})
+    said = dict(report._settings(config, {}, {"clips": 1, "steps": 2}))
+    assert said["inversion"].startswith(words)
+    if name == "embedded":
+        assert said["visual decoder"] == "a patch autoencoder and a small noise predictor, both trained on the clips."
+
+
+def test_a_decoder_without_a_noise_predictor_is_said():
+    config = report_config(decoder={"embedded": {"steps": 0}}, inversion={"depth": 0})
+    said = dict(report._settings(config, {}, {"clips": 1, "steps": 2}))
+    assert said["visual decoder"] == "a patch autoencoder trained on the clips."
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,10 @@ from PIL import Image
 
 from tests.conftest import SMALL, make_config, merge
 from vlfm.artifacts import read_json, read_tar, write_tar
+from vlfm.errors import VLFMError
 from vlfm.latents import fit
 from vlfm.latents.embedded import EmbeddedDecoder
+from vlfm.latents.load import load_decoder
 from vlfm.latents.patch import PatchAutoencoder
 
 SIZES = [[48, 48], [36, 60]]
@@ -61,6 +63,25 @@ def test_one_decoder_for_all_sizes(config, shards, tmp_path):
         frames = torch.rand(2, 3, height, width)
         assert decoder.generate(decoder.invert(frames)).shape == frames.shape
         assert decoder.latent_shape(height, width) == (8, height // 6, width // 6)
+
+
+def test_without_steps_there_is_no_noise_predictor(config, shards, tmp_path, monkeypatch):
+    fit.fit_decoder(config, shards, tmp_path / "decoder", torch.device("cpu"))
+    trained = read_json(tmp_path / "decoder" / "decoder.json")
+    assert (tmp_path / "decoder" / "unet").exists()
+    without = make_config(
+        **merge(config.model_dump(), {"decoder": {"embedded": {"steps": 0}}, "inversion": {"depth": 0}})
+    )
+    monkeypatch.setattr(fit, "_train", None)
+    fit.fit_decoder(without, shards, tmp_path / "decoder", torch.device("cpu"))
+    about = read_json(tmp_path / "decoder" / "decoder.json")
+    assert about["fingerprint"] != trained["fingerprint"] and about["held_out_psnr"] == trained["held_out_psnr"]
+    assert not (tmp_path / "decoder" / "unet").exists(), "nor that of the training before"
+    decoder = load_decoder(without, tmp_path / "decoder", torch.device("cpu"))
+    frames = torch.rand(2, 3, 36, 60)
+    assert torch.equal(decoder.generate(decoder.invert(frames)), decoder.decode(decoder.encode(frames)))
+    with pytest.raises(VLFMError, match="no noise predictor"):
+        load_decoder(config, tmp_path / "decoder", torch.device("cpu"))
 
 
 def test_a_killed_training_on_several_sizes_ends_the_same(config, shards, tmp_path, monkeypatch):

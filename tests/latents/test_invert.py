@@ -105,6 +105,19 @@ def test_the_store_holds_what_the_decoder_gives(run, decoder, clips):
         assert (read.duration, read.caption) == (FRAMES / FPS, clip.caption)
 
 
+def test_the_store_tells_its_depth(run, decoder, clips, tmp_path):
+    stores = {depth: LatentStore(run(str(depth), depth=depth, dtype="float32")) for depth in (0, 0.5, 1)}
+    assert [store.about["inversion"]["depth"] for store in stores.values()] == [0, 0.5, 1]
+    assert len({store.fingerprint for store in stores.values()}) == 3
+    network, clip = load_decoder(small(), decoder, CPU), next(read_clips(clips))
+    encoded = network.encode(to_tensor(clip.frames))
+    assert np.allclose(stores[0][clip.clip_id].latents, encoded, atol=1e-6)
+    for depth in (0.5, 1):
+        assert not np.allclose(stores[depth][clip.clip_id].latents, encoded, atol=1e-3)
+    with pytest.raises(FingerprintMismatch):
+        run("0.5", depth=1)
+
+
 def test_the_ledger_counts_bytes_and_seconds(run, tmp_path):
     run()
     rows = read_ledger(tmp_path / "00000.parquet")

@@ -67,12 +67,13 @@ def test_through_the_stages(tmp_path, name, make, text, prompt):
 def test_precision_and_the_other_settings_reach_the_decoder(
     stable_diffusion, tmp_path, precision, network, autoencoder
 ):
-    asked = {"precision": precision, "steps": 7, "refine": 2, "prompt": "caption", "batch_size": 5}
+    asked = {"precision": precision, "steps": 7, "refine": 2, "prompt": "caption", "batch_size": 5, "depth": 0.5}
     config = config_for("stable-diffusion", stable_diffusion, inversion=asked)
     prepare_decoder(config, [], tmp_path, CPU)
     decoder = load_decoder(config, tmp_path, CPU)
     assert decoder.network.dtype == network and decoder.autoencoder.network.dtype == autoencoder
     assert (decoder.steps, decoder.refine, decoder.captioned, decoder.batch_size) == (7, 2, True, 5)
+    assert decoder.depth == 0.5
 
 
 def test_the_autoencoder_stays_exact_where_the_network_is_rounded(stable_diffusion, tmp_path, monkeypatch):
@@ -87,6 +88,17 @@ def test_the_autoencoder_stays_exact_where_the_network_is_rounded(stable_diffusi
 def identity(config, output):
     prepare_decoder(config, [], output, CPU)
     return latents_fingerprint(config, output)
+
+
+def test_the_fingerprint_tells_the_depth_where_there_is_one(stable_diffusion, tmp_path):
+    identities = {
+        name: [
+            identity(config_for(name, stable_diffusion, inversion={"depth": depth}), tmp_path / name)
+            for depth in (0, 0.5, 1)
+        ]
+        for name in ("stable-diffusion", "autoencoder")
+    }
+    assert [len(set(each)) for each in identities.values()] == [3, 1]
 
 
 def test_the_fingerprint_is_of_weights_and_autoencoder_not_of_the_path(stable_diffusion, tmp_path):

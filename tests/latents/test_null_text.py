@@ -105,6 +105,18 @@ def test_frames_that_share_an_embedding_get_the_mean_of_their_optima():
     assert torch.allclose(null[0].reshape(2, 2), optima.mean(0)[0], atol=5e-3)
 
 
+def test_part_of_a_trajectory_is_optimised_at_the_noise_levels_of_the_whole(trajectory):
+    latents, caption, pivots = trajectory
+    arguments = (caption, torch.zeros(1, 4), new_scheduler(), 4.0, 600)
+    options = {"learning_rate": 0.05, "tolerance": 1e-12, "slack": 0}
+    null = null_text.optimise(linear, pivots[:3], *arguments, steps=STEPS, **options)
+    assert null.shape == (2, 1, 4) and (null - caption).abs().max() < 2e-3
+    noise = null_text.guided(linear, caption[None], null, 4.0)
+    assert error(inversion.generate(noise, pivots[2], new_scheduler(), STEPS, 2 / STEPS), latents) < 1e-6
+    alone = null_text.optimise(linear, pivots[:3], *arguments, **options)
+    assert (alone - caption).abs().max() > 1e-2, "a walk of two steps has other levels"
+
+
 def test_no_iterations_change_nothing(trajectory):
     _, caption, pivots = trajectory
     empty = torch.randn(1, 4)
@@ -224,6 +236,21 @@ def test_frames_are_generated_in_batches_or_one_by_one(folder, frames):
     assert torch.allclose(decoder.generate(latents, [CAPTION] * 3, null), whole, atol=1e-4)
     parted, again = decoder.invert_guided(frames, CAPTION)
     assert torch.allclose(parted, latents, atol=1e-4) and torch.allclose(again, null, atol=1e-2)
+
+
+@pytest.mark.parametrize(("depth", "walked"), [(0.1, 1), (0.5, 3), (0.8, 4)])
+def test_part_of_the_way_there_is_one_embedding_a_step_walked(folder, frames, depth, walked):
+    decoder = load_tiny(folder, guidance=3.0, null_text=12, depth=depth)
+    captions = [CAPTION] * len(frames)
+    latents, null = decoder.invert_guided(frames, CAPTION)
+    assert torch.equal(latents, decoder.invert(frames, captions)) and len(null) == walked
+    direct = decoder.decode(decoder.encode(frames))
+    empty = decoder.embed([""]).expand(walked, -1, -1)
+    assert error(decoder.generate(latents, captions), direct) < 1e-6
+    without = error(decoder.generate(latents, captions, empty), direct)
+    assert error(decoder.generate(latents, captions, null), direct) < max(without / 5, 1e-5)
+    with pytest.raises(VLFMError, match=rf"of 5 steps, inversion\.steps is 5 and inversion\.depth .*are {walked}"):
+        decoder.generate(latents, captions, decoder.embed([""]).expand(STEPS, -1, -1))
 
 
 def test_null_text_of_other_steps_is_refused(folder):

@@ -61,7 +61,7 @@ def evaluate(
     """
     identity = fingerprint(
         {
-            **configs.settings(config, "evaluation", "seed", "inversion.steps"),
+            **configs.settings(config, "evaluation", "seed", "inversion.depth", "inversion.steps"),
             "model": read_json(results / "model" / "training.json")["fingerprint"],
             "decoder": read_json(results / "decoder" / "decoder.json")["fingerprint"],
         }

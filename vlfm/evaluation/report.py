@@ -21,6 +21,7 @@ from vlfm.evaluation.ledger import read_rows, summarise
 from vlfm.evaluation.page import films
 from vlfm.evaluation.page.films import Group, Library
 from vlfm.evaluation.page.tables import Table, from_rows, make_table, read_csv
+from vlfm.latents.depth import walked_steps
 from vlfm.words import counted
 
 SIZE = 11_400_000  # bytes of videos and pictures: with the tables a page below 12 MB
@@ -28,13 +29,13 @@ EXPERIMENTS_SHARE = 0.4  # of them, at most, for the experiments' videos
 LONG = 14  # rows from which a table is folded away
 STAGES = {
     "decoder": "the autoencoder alone",
-    "inversion": "and to noise and back",
+    "inversion": "and through inversion and back",
     "projection": "and the polynomial path",
     "network": "generated from the caption",
 }
 LOSSES = {
     "decoder": "PSNR of the autoencoder alone",
-    "inversion": "lost to noise and back",
+    "inversion": "lost to inversion and back",
     "projection": "lost to the polynomial path",
     "network": "lost by generating from the caption",
     "interpolation": "lost where every second frame is drawn between generated ones",
@@ -155,17 +156,12 @@ def _settings(config: configs.Config, decoder: dict, training: dict) -> list[tup
     lengths = " and ".join(f"{duration:g}" for duration in clips.durations)
     sizes = " and ".join(f"{width}×{height}" for height, width in clips.sizes)
     if config.decoder.name == "embedded":
-        visual = "a patch autoencoder and a small noise predictor, both trained on the clips"
+        predictor = " and a small noise predictor, both" if config.decoder.embedded.steps else ""
+        visual = f"a patch autoencoder{predictor} trained on the clips"
         if "held_out_psnr" in decoder:
             visual += f"; {decoder['held_out_psnr']:.2f} dB on frames held out of its training"
     else:
         visual = f"{config.decoder.name}, {config.decoder.model}"
-    steps = counted(config.inversion.steps, "step")
-    inversion = f"DDIM, {steps}, {counted(config.inversion.refine, 'fixed-point refinement')} a step"
-    if config.decoder.name == "autoencoder":
-        inversion = "none: the latents are the autoencoder's own"
-    elif config.decoder.name == "rectified-flow":
-        inversion = f"the flow backwards, {steps}, {counted(config.inversion.refine, 'refinement')} a step"
     skipped = f", {training['skipped']} of them skipped" if training.get("skipped") else ""
     return [
         (
@@ -174,7 +170,7 @@ def _settings(config: configs.Config, decoder: dict, training: dict) -> list[tup
             f"{clips.index}",
         ),
         ("visual decoder", f"{visual}."),
-        ("inversion", f"{inversion}."),
+        ("inversion", f"{_inversion(config)}."),
         (
             "path",
             f"{counted(flow.order, 'Legendre polynomial')} ({flow.projection}); schedule {flow.schedule}, "
@@ -193,6 +189,22 @@ def _settings(config: configs.Config, decoder: dict, training: dict) -> list[tup
         ),
         ("rendering", f"{_evaluations(config)} a clip, guidance {config.evaluation.guidance:g}."),
     ]
+
+
+def _inversion(config: configs.Config) -> str:
+    """How pictures become the latents that the path runs through, and how deep in noise these are."""
+    settings, flow = config.inversion, config.decoder.name == "rectified-flow"
+    if config.decoder.name == "autoencoder" or not settings.depth:
+        return "none: the path runs through the autoencoder's latents"
+    steps = counted(settings.steps, "step")
+    if settings.depth < 1 and flow:
+        steps = f"to σ = {settings.depth:g}, in the steps of a walk of {steps}"
+    elif settings.depth < 1:
+        steps = f"to depth {settings.depth:g}, the first {walked_steps(settings.steps, settings.depth)} of {steps}"
+    else:
+        steps = f"to noise (depth 1), {steps}"
+    refined = counted(settings.refine, "fixed-point refinement")
+    return f"{'the flow backwards' if flow else 'DDIM'} {steps}, {refined} a step"
 
 
 # ------------------------------------------------------------------------------------------- scores

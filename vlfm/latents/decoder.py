@@ -17,7 +17,7 @@ class VisualDecoder(ABC):
 
     Frames are (B, 3, H, W) in [−1, 1]; latents are (B, C, h, w) float32. `encode`/`decode` is the autoencoder
     alone; `invert`/`generate` add the generative model. Every method takes any batch size, cuts it into what fits,
-    and gives its result on `device`.
+    and gives its result on `device`. At depth 0 `invert` is `encode` and `generate` is `decode`.
 
     Args of `invert` and `generate`:
         captions: one per frame, for a decoder that is conditioned on them (`inversion.prompt: caption`); the others
@@ -25,9 +25,11 @@ class VisualDecoder(ABC):
 
     Attributes:
         batch_size: frames worked on at a time; None for all that are given.
+        depth: how far from picture to noise the latents u lie, in [0, 1]; see `vlfm.latents.depth`.
     """
 
     batch_size: int | None = None
+    depth: float = 0.0
 
     @property
     @abstractmethod
@@ -65,7 +67,7 @@ class VisualDecoder(ABC):
         """Latents u → frames, D.
 
         Args:
-            null_text: (steps, L, D), with guidance; of the one clip that the latents belong to. See
+            null_text: (K, L, D), one a step walked, with guidance; of the one clip that the latents belong to. See
                 `vlfm.latents.null_text`.
 
         Raises:

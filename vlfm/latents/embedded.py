@@ -1,14 +1,17 @@
 """The embedded visual decoder: a patch autoencoder and a small noise predictor, trained on the clips themselves.
 
-It stands in for Stable Diffusion where no model can be downloaded, behind the same interface.
+It stands in for Stable Diffusion where no model can be downloaded, behind the same interface. At depth 0 it can do
+without the noise predictor.
 """
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
 
+from vlfm.errors import VLFMError
 from vlfm.latents import inversion
 from vlfm.latents.decoder import Captions, VisualDecoder, check_size, refuse_null_text
 from vlfm.latents.patch import PatchAutoencoder
@@ -19,39 +22,51 @@ class EmbeddedDecoder(VisualDecoder):
 
     Args:
         autoencoder: frames ↔ latents of unit variance.
-        unet: predicts the noise in such latents.
+        unet: predicts the noise in such latents; None for none.
         scheduler: the noise levels it was trained on.
-        steps: DDIM steps, both ways.
+        steps: DDIM steps from picture to noise, and back.
         refine: fixed-point refinements a step of inversion.
+        depth: the share of the steps that is walked.
+
+    Raises:
+        VLFMError: for a depth above 0 without a noise predictor.
     """
 
     def __init__(
         self,
         autoencoder: PatchAutoencoder,
-        unet: UNet2DModel,
+        unet: UNet2DModel | None,
         scheduler: DDIMScheduler,
         steps: int = 20,
         refine: int = 1,
+        depth: float = 1.0,
     ):
+        if unet is None and depth:
+            raise VLFMError(
+                f"the embedded decoder has no noise predictor, which inversion.depth {depth:g} asks for: set "
+                "inversion.depth to 0, or decoder.embedded.steps above 0 and run `vlfm prepare-decoder` again"
+            )
         self.autoencoder = autoencoder.eval().requires_grad_(False)
-        self.unet = unet.eval().requires_grad_(False)
+        self.unet = None if unet is None else unet.eval().requires_grad_(False)
         self.scheduler = scheduler
         self.steps = steps
         self.refine = refine
+        self.depth = depth
 
     @property
     def device(self) -> torch.device:
-        return self.unet.device
+        return self.autoencoder.device
 
     def to(self, device: torch.device | str) -> "EmbeddedDecoder":
         self.autoencoder.to(device)
-        self.unet.to(device)
+        if self.unet is not None:
+            self.unet.to(device)
         return self
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         patch = self.autoencoder.config.patch
-        unit = patch * 2 ** (len(self.unet.config.block_out_channels) - 1)
-        check_size(height, width, unit)
+        halvings = 0 if self.unet is None else len(self.unet.config.block_out_channels) - 1
+        check_size(height, width, patch * 2**halvings)
         return self.autoencoder.config.channels, height // patch, width // patch
 
     def predict_noise(self, state: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
@@ -69,7 +84,7 @@ class EmbeddedDecoder(VisualDecoder):
     def invert(self, frames: torch.Tensor, captions: Captions = None) -> torch.Tensor:
         return self._in_parts(
             lambda part: inversion.invert(
-                self.predict_noise, self.encode(part), self.scheduler, self.steps, self.refine
+                self.predict_noise, self.encode(part), self.scheduler, self.steps, self.refine, self.depth
             ),
             frames,
         )
@@ -80,7 +95,7 @@ class EmbeddedDecoder(VisualDecoder):
         refuse_null_text(self, null_text)
         return self._in_parts(
             lambda part: self.decode(
-                inversion.generate(self.predict_noise, part.to(self.device), self.scheduler, self.steps)
+                inversion.generate(self.predict_noise, part.to(self.device), self.scheduler, self.steps, self.depth)
             ),
             latents,
         )
@@ -90,7 +105,11 @@ class EmbeddedDecoder(VisualDecoder):
 
     def save_pretrained(self, folder: Path | str) -> None:
         self.autoencoder.save_pretrained(Path(folder) / "autoencoder")
-        self.unet.save_pretrained(Path(folder) / "unet")
+        if self.unet is None:
+            # That of an earlier training would be taken for this decoder's.
+            shutil.rmtree(Path(folder) / "unet", ignore_errors=True)
+        else:
+            self.unet.save_pretrained(Path(folder) / "unet")
         self.scheduler.save_pretrained(Path(folder) / "scheduler")
 
     @classmethod
@@ -101,17 +120,21 @@ class EmbeddedDecoder(VisualDecoder):
         refine: int = 1,
         dtype: torch.dtype = torch.float32,
         compile: bool = False,
+        depth: float = 1.0,
     ) -> "EmbeddedDecoder":
         """What `save_pretrained` wrote, on the CPU; the noise predictor in `dtype`, the autoencoder in float32."""
-        unet = UNet2DModel.from_pretrained(Path(folder) / "unet", use_safetensors=True, torch_dtype=dtype)
-        if compile:
-            unet.compile()
+        unet = None
+        if (Path(folder) / "unet").exists():
+            unet = UNet2DModel.from_pretrained(Path(folder) / "unet", use_safetensors=True, torch_dtype=dtype)
+            if compile:
+                unet.compile()
         return cls(
             PatchAutoencoder.from_pretrained(Path(folder) / "autoencoder", use_safetensors=True),
             unet,
             DDIMScheduler.from_pretrained(Path(folder) / "scheduler"),
             steps,
             refine,
+            depth,
         )
 
 

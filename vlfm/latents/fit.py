@@ -31,7 +31,7 @@ FramesBySize = dict[Size, torch.Tensor]
 def fit_decoder(
     config: configs.Config, shards: list[Path], output: Path, device: torch.device, every: int = 100
 ) -> None:
-    """Fit the autoencoder in closed form, train the noise predictor, write both to the folder `output`.
+    """Fit the autoencoder in closed form, train the noise predictor if it is given steps, write to the folder `output`.
 
     `output/decoder.json` is written last: its fingerprint, and PSNR on the clips held out. Progress is saved
     every `every` steps beside `output`, so that a killed run goes on where it was. Frames may be of several sizes:
@@ -46,10 +46,6 @@ def fit_decoder(
     identity = fingerprint({**configs.settings(config, "decoder.embedded", "seed", "clips.size"), "frames": digest})
     autoencoder = PatchAutoencoder.fit(list(training.values()), settings.patch, settings.channels).to(device)
     with torch.no_grad():
-        latents = [
-            torch.cat([autoencoder.encode(chunk.to(device)) for chunk in frames.split(256)])
-            for frames in training.values()
-        ]
         scores = [
             psnr(autoencoder.decode(autoencoder.encode(frames.to(device))).clamp(-1, 1).cpu(), frames)
             for frames in held_out.values()
@@ -58,8 +54,8 @@ def fit_decoder(
     score = scores.mean().item()
 
     state = output.parent / f".{output.name}.partial-{identity}.safetensors"
-    unet = _train(config, latents, state, every)
-    decoder = EmbeddedDecoder(autoencoder, unet, new_scheduler())
+    unet = _train(config, _encoded(autoencoder, training), state, every) if settings.steps else None
+    decoder = EmbeddedDecoder(autoencoder, unet, new_scheduler(), depth=config.inversion.depth)
     decoder.save_pretrained(output)
     write_json(
         output / "decoder.json",
@@ -113,6 +109,13 @@ def _frames(shards: list[Path], holdout: float, seed: int) -> tuple[FramesBySize
 
 def _joined(frames: dict[Size, list[torch.Tensor]]) -> FramesBySize:
     return {size: torch.cat(parts) for size, parts in frames.items()}
+
+
+@torch.no_grad()
+def _encoded(autoencoder: PatchAutoencoder, frames: FramesBySize) -> list[torch.Tensor]:
+    """The latents of the frames, (B, C, h, w) for each size."""
+    device = autoencoder.device
+    return [torch.cat([autoencoder.encode(chunk.to(device)) for chunk in part.split(256)]) for part in frames.values()]
 
 
 def _train(config: configs.Config, latents: list[torch.Tensor], state: Path, every: int):

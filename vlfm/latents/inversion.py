@@ -1,14 +1,18 @@
 """DDIM, both ways: the image ↔ noise map that turns a diffusion model into an invertible decoder.
 
 The update formulas are diffusers' own (`DDIMScheduler`, `DDIMInverseScheduler`); this module walks them.
-The state stays in float32 whatever the network runs in: half precision there costs more than it saves.
+The state stays in float32 whatever the network runs in: half precision there costs more than it saves. How far a
+walk goes is said by its depth, see `vlfm.latents.depth`.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
+
+from vlfm.latents.depth import walked_steps
 
 NoisePredictor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -29,14 +33,20 @@ def network_dtype(precision: str, device: torch.device | str) -> torch.dtype:
 
 @torch.no_grad()
 def trajectory(
-    predict: NoisePredictor, latents: torch.Tensor, scheduler: DDIMScheduler, steps: int, refine: int = 0
+    predict: NoisePredictor,
+    latents: torch.Tensor,
+    scheduler: DDIMScheduler,
+    steps: int,
+    refine: int = 0,
+    depth: float = 1.0,
 ) -> Iterator[torch.Tensor]:
-    """The states that `invert` passes, from the latents themselves to their noise: `steps + 1` of (B, C, h, w)."""
+    """The states that `invert` passes, (B, C, h, w), the latents themselves first: one more than steps are walked."""
     inverse = DDIMInverseScheduler.from_config(scheduler.config)
     inverse.set_timesteps(steps)
     state = latents.float()
     yield state
-    for timestep, on_device in _timesteps(inverse, state.device):
+    walked = walked_steps(len(inverse.timesteps), depth)
+    for timestep, on_device in islice(_timesteps(inverse, state.device), walked):
         following = inverse.step(predict(state, on_device), timestep, state).prev_sample
         for _ in range(refine):
             following = _retraced(inverse, predict(following, on_device), timestep, state)
@@ -45,7 +55,12 @@ def trajectory(
 
 
 def invert(
-    predict: NoisePredictor, latents: torch.Tensor, scheduler: DDIMScheduler, steps: int, refine: int = 0
+    predict: NoisePredictor,
+    latents: torch.Tensor,
+    scheduler: DDIMScheduler,
+    steps: int,
+    refine: int = 0,
+    depth: float = 1.0,
 ) -> torch.Tensor:
     """Walk latents (B, C, h, w) to their noise, u = D⁻¹(V) in the paper's terms.
 
@@ -58,17 +73,22 @@ def invert(
             state's device.
         scheduler: the model's own; its configuration, not the inverse scheduler's class defaults (which clip
             the sample), decides the noise levels.
+        steps: of the walk to noise.
+        depth: the share of it that is walked.
     """
-    return deque(trajectory(predict, latents, scheduler, steps, refine), maxlen=1).pop()
+    return deque(trajectory(predict, latents, scheduler, steps, refine, depth), maxlen=1).pop()
 
 
 @torch.no_grad()
-def generate(predict: NoisePredictor, noise: torch.Tensor, scheduler: DDIMScheduler, steps: int) -> torch.Tensor:
-    """Walk noise (B, C, h, w) to latents with deterministic DDIM (η = 0): the inverse of `invert`."""
+def generate(
+    predict: NoisePredictor, noise: torch.Tensor, scheduler: DDIMScheduler, steps: int, depth: float = 1.0
+) -> torch.Tensor:
+    """Walk noise (B, C, h, w), or a state at `depth`, to latents with deterministic DDIM (η = 0): undoes `invert`."""
     forward = DDIMScheduler.from_config(scheduler.config)
     forward.set_timesteps(steps)
     state = noise.float()
-    for timestep, on_device in _timesteps(forward, state.device):
+    skipped = len(forward.timesteps) - walked_steps(len(forward.timesteps), depth)
+    for timestep, on_device in islice(_timesteps(forward, state.device), skipped, None):
         state = forward.step(predict(state, on_device), timestep, state).prev_sample
     return state
 

@@ -36,6 +36,7 @@ from vlfm.latents.store import VERSION, ClipLatents, LatentStore, write_store
 
 # What decides the latents but for the last bits; batch size and compilation decide those.
 SETTINGS = (
+    "inversion.depth",
     "inversion.steps",
     "inversion.refine",
     "inversion.prompt",

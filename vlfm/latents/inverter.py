@@ -23,7 +23,7 @@ PROBE_STEPS = 4  # of the walks that find how many frames fit
 class Result:
     """Of one clip: latents (N, C, h, w) as they are stored, what they cost, and why they are no good, if so.
 
-    With guidance also its null text (steps, L, D), as it is stored.
+    With guidance also its null text (K, L, D), as it is stored.
     """
 
     latents: torch.Tensor

@@ -34,7 +34,9 @@ def load_decoder(config: configs.Config, folder: Path, device: torch.device) -> 
     if config.decoder.name == "embedded":
         inversion = config.inversion
         dtype = network_dtype(inversion.precision, device)
-        decoder = EmbeddedDecoder.from_pretrained(folder, inversion.steps, inversion.refine, dtype, inversion.compile)
+        decoder = EmbeddedDecoder.from_pretrained(
+            folder, inversion.steps, inversion.refine, dtype, inversion.compile, inversion.depth
+        )
         decoder.batch_size = _batch_size(config)
         return decoder.to(device)
     about = read_json(folder / "decoder.json")
@@ -126,6 +128,7 @@ def open_decoder(
         "captioned": config.inversion.prompt == "caption",
         "batch_size": _batch_size(config),
         "compile": config.inversion.compile,
+        "depth": config.inversion.depth,
     }
     if config.decoder.name == "autoencoder":
         return AutoencoderDecoder(LatentAutoencoder.from_folder(model, vae_dtype)).to(device)

@@ -32,7 +32,7 @@ def guided(
 
     Args:
         captions: (B, L, D), or (1, L, D) for all alike.
-        null_text: (steps, L, D), in the order of generation.
+        null_text: (K, L, D), one a step walked, in the order of generation.
         guidance: w.
     """
     following = iter(null_text)
@@ -53,42 +53,44 @@ def optimise(
     guidance: float,
     iterations: int,
     *,
+    steps: int | None = None,
     chunk: int | None = None,
     learning_rate: float = LEARNING_RATE,
     tolerance: float = TOLERANCE,
     slack: float = SLACK,
 ) -> torch.Tensor:
-    """The empty embedding of every step, (steps, L, D) float32 in the order of generation, for one clip.
+    """The empty embedding of every step walked, (K, L, D) float32 in the order of generation, for one clip.
 
     A step starts from where the guided walk has got to and from the embedding of the step before; its squared error,
     averaged over frames, channels and positions, goes down by Adam. It costs up to 3 · iterations + 2 evaluations of
     the network a frame. Only the embedding has a gradient.
 
     Args:
-        pivots: the states of `inversion.trajectory` at guidance 1 with the caption, latents first: steps + 1 of
+        pivots: the states of `inversion.trajectory` at guidance 1 with the caption, latents first: K + 1 of
             (N, C, h, w).
         caption, empty: embeddings, (L, D).
         guidance: w, above 1.
         iterations: at most that many a step; 0 leaves `empty`.
+        steps: of the walk to noise, of which the K are the first; None where they are all.
         chunk: frames in one pass with gradients, None for all; halved where the device runs out of memory.
         tolerance, slack: a step is left when its error is below `tolerance + slack · (share of the steps done)`.
     """
-    steps = len(pivots) - 1
+    walked = len(pivots) - 1
     forward = DDIMScheduler.from_config(scheduler.config)
-    forward.set_timesteps(steps)
+    forward.set_timesteps(steps or walked)
     state, null = pivots[-1].float(), empty.float()
     chunk = chunk or len(state)
     optimised = []
-    for index, timestep in enumerate(forward.timesteps.tolist()):
+    for index, timestep in enumerate(forward.timesteps.tolist()[-walked:]):
         advance = partial(_advance, predict, forward, timestep, guidance)
         with torch.no_grad():
             conditional = torch.cat([_at(predict, timestep, part, caption) for part in state.split(chunk)])
-        target = pivots[steps - 1 - index].float()
+        target = pivots[walked - 1 - index].float()
         null = null.detach().clone().requires_grad_()
-        adam = torch.optim.Adam([null], lr=learning_rate * (1 - index / (2 * steps)))
+        adam = torch.optim.Adam([null], lr=learning_rate * (1 - index / (2 * walked)))
         for _ in range(iterations):
             error, null.grad, chunk = _gradient(advance, state, conditional, target, null, chunk)
-            if error < tolerance + slack * index / steps:
+            if error < tolerance + slack * index / walked:
                 break
             adam.step()
         null = null.detach()

@@ -54,8 +54,9 @@ class PromptedDecoder(VisualDecoder):
         network: the generative model.
         scheduler: diffusers', the noise levels it was trained on.
         prompts: captions → embeddings.
-        steps: of a walk, both ways.
+        steps: of a walk from picture to noise, and back.
         refine: fixed-point refinements a step of inversion.
+        depth: how far of it is walked, see `vlfm.latents.depth`. At 0 neither the network nor the text tower is used.
         captioned: whether the network sees each frame's caption (`inversion.prompt: caption`); otherwise the empty
             one stands for every caption, and is embedded once.
         batch_size: frames walked at a time; None for all that are given.
@@ -73,6 +74,7 @@ class PromptedDecoder(VisualDecoder):
         captioned: bool = False,
         batch_size: int | None = None,
         compile: bool = False,
+        depth: float = 1.0,
     ):
         self.autoencoder = autoencoder
         self.network = network.eval().requires_grad_(False)
@@ -80,6 +82,7 @@ class PromptedDecoder(VisualDecoder):
         self.prompts = prompts
         self.steps = steps
         self.refine = refine
+        self.depth = depth
         self.captioned = captioned
         self.batch_size = batch_size
         if compile:
@@ -111,19 +114,23 @@ class PromptedDecoder(VisualDecoder):
         return self.autoencoder.decode(latents)
 
     def invert(self, frames: torch.Tensor, captions: Captions = None) -> torch.Tensor:
+        if not self.depth:
+            return self.encode(frames)
         return self._in_batches(lambda part, seen: self._to_noise(self.encode(part), seen), frames, captions)
 
     def generate(
         self, latents: torch.Tensor, captions: Captions = None, null_text: torch.Tensor | None = None
     ) -> torch.Tensor:
         refuse_null_text(self, null_text)
+        if not self.depth:
+            return self.decode(latents)
         return self._in_batches(
             lambda part, seen: self.decode(self._from_noise(part.to(self.device), seen)), latents, captions
         )
 
     @abstractmethod
     def _to_noise(self, latents: torch.Tensor, seen: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """Walk autoencoder latents (B, C, h, w) to u; `seen` are embeddings, (B, …) or (1, …)."""
+        """Walk autoencoder latents (B, C, h, w) to u, at a depth above 0; `seen` are embeddings, (B, …) or (1, …)."""
 
     @abstractmethod
     def _from_noise(self, latents: torch.Tensor, seen: tuple[torch.Tensor, ...]) -> torch.Tensor:

@@ -47,6 +47,16 @@ def noise_levels(
     return scheduler.sigmas.tolist(), scheduler.timesteps
 
 
+def up_to(depth: float, sigmas: list[float], timesteps: torch.Tensor) -> tuple[list[float], torch.Tensor]:
+    """The part of `noise_levels` between latents and the step that begins nearest to σ = `depth`: one step at least.
+
+    Depth is the flow's time, not a share of its steps: a shift crowds them near noise (shift 3: half of them above
+    σ = ¾). Latents of unit variance have a variance of (1 − σ)² + σ² there, ½ at least.
+    """
+    start = min(range(len(timesteps)), key=lambda step: abs(sigmas[step] - depth))
+    return sigmas[start:], timesteps[start:]
+
+
 @torch.no_grad()
 def generate(velocity: Velocity, noise: torch.Tensor, sigmas: list[float], timesteps: torch.Tensor) -> torch.Tensor:
     """Walk noise (B, C, h, w) to latents: `x ← x + (σ' − σ) v(x, σ)`, a step from σ to σ' < σ. float32."""
@@ -83,8 +93,8 @@ class RectifiedFlowDecoder(PromptedDecoder):
         transformer: the velocity in such latents.
         scheduler: its σ.
         prompts: captions → embeddings (B, L, D) and pooled ones (B, P).
-        steps: Euler steps, both ways.
-        options: refine, captioned, batch_size, compile, as `PromptedDecoder` takes them.
+        steps: Euler steps from picture to noise, and back.
+        options: refine, captioned, batch_size, compile, depth, as `PromptedDecoder` takes them.
 
     Raises:
         VLFMError: for a transformer of other latents than the autoencoder's.
@@ -137,9 +147,8 @@ class RectifiedFlowDecoder(PromptedDecoder):
         return predict
 
     def _levels(self, latents: torch.Tensor) -> tuple[list[float], torch.Tensor]:
-        return noise_levels(
-            self.scheduler, self.steps, (latents.shape[-2] // self.patch) * (latents.shape[-1] // self.patch)
-        )
+        tokens = (latents.shape[-2] // self.patch) * (latents.shape[-1] // self.patch)
+        return up_to(self.depth, *noise_levels(self.scheduler, self.steps, tokens))
 
     def _to_noise(self, latents: torch.Tensor, seen: tuple[torch.Tensor, ...]) -> torch.Tensor:
         return invert(self.velocity(*seen), latents, *self._levels(latents), self.refine)
@@ -162,7 +171,7 @@ class RectifiedFlowDecoder(PromptedDecoder):
             parts: of it that are used, the T5 tower only if it is named.
             dtype: of the transformer, and of T5.
             vae_dtype: of the autoencoder.
-            options: steps, refine, captioned, batch_size, compile.
+            options: steps, refine, captioned, batch_size, compile, depth.
         """
         folder = Path(folder)
         autoencoder = LatentAutoencoder.from_folder(folder / "vae", vae_dtype)

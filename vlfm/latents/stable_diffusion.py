@@ -13,6 +13,7 @@ from vlfm.errors import VLFMError
 from vlfm.latents import inversion
 from vlfm.latents.autoencoder import LatentAutoencoder
 from vlfm.latents.decoder import Captions
+from vlfm.latents.depth import walked_steps
 from vlfm.latents.null_text import guided, optimise
 from vlfm.latents.prompted import PromptedDecoder, Prompts, TextTower
 from vlfm.latents.weights import load_network
@@ -33,10 +34,10 @@ class StableDiffusionDecoder(PromptedDecoder):
         unet: predicts the noise (or v) in such latents.
         scheduler: the noise levels it was trained on.
         prompts: captions → embeddings (B, L, D).
-        steps: DDIM steps, both ways; the paper's plain inversion refines none of them.
+        steps: DDIM steps from picture to noise, and back; the paper's plain inversion refines none of them.
         guidance: of `invert_guided`, and of `generate` with null text.
         null_text: iterations a step of `invert_guided`.
-        options: refine, captioned, batch_size, compile, as `PromptedDecoder` takes them.
+        options: refine, captioned, batch_size, compile, depth, as `PromptedDecoder` takes them.
 
     Raises:
         VLFMError: for a U-Net of another kind, or one for other latents than the autoencoder's.
@@ -103,12 +104,14 @@ class StableDiffusionDecoder(PromptedDecoder):
             batch_size: frames at a time, and an eighth of them where gradients are kept; None for the decoder's own.
 
         Returns:
-            (N, C, h, w) and (steps, L, D), float32.
+            (N, C, h, w) and (K, L, D), one embedding a step walked, float32.
         """
         size = batch_size or self.batch_size or len(frames)
         seen, empty = self.embed([caption]), self.embed([""])
         walks = [
-            inversion.trajectory(self.predictor(seen), self.encode(part), self.scheduler, self.steps, self.refine)
+            inversion.trajectory(
+                self.predictor(seen), self.encode(part), self.scheduler, self.steps, self.refine, self.depth
+            )
             for part in frames.split(size)
         ]
         pivots = [torch.cat(states) for states in zip(*walks, strict=True)]
@@ -120,6 +123,7 @@ class StableDiffusionDecoder(PromptedDecoder):
             self.scheduler,
             self.guidance,
             self.null_text,
+            steps=self.steps,
             chunk=max(1, size // GRADIENT_COST),
         )
         return pivots[-1], optimised
@@ -129,15 +133,18 @@ class StableDiffusionDecoder(PromptedDecoder):
     ) -> torch.Tensor:
         if null_text is None:
             return super().generate(latents, captions)
-        if len(null_text) != self.steps:
+        walked = walked_steps(self.steps, self.depth)
+        if len(null_text) != walked:
             raise VLFMError(
-                f"the null text is of {len(null_text)} steps, inversion.steps is {self.steps}; invert again"
+                f"the null text is of {len(null_text)} steps, inversion.steps is {self.steps} and inversion.depth "
+                f"{self.depth:g}, which are {walked}; invert again"
             )
         each = null_text.to(self.device, torch.float32)
 
         def run(part: torch.Tensor, seen: tuple[torch.Tensor, ...]) -> torch.Tensor:
             noise = guided(self._predict, seen[0], each, self.guidance)
-            return self.decode(inversion.generate(noise, part.to(self.device), self.scheduler, self.steps))
+            state = part.to(self.device)
+            return self.decode(inversion.generate(noise, state, self.scheduler, self.steps, self.depth))
 
         return self._in_batches(run, latents, captions)
 
@@ -145,10 +152,10 @@ class StableDiffusionDecoder(PromptedDecoder):
         return self.predictor(embeddings)(state, timestep)
 
     def _to_noise(self, latents: torch.Tensor, seen: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        return inversion.invert(self.predictor(seen[0]), latents, self.scheduler, self.steps, self.refine)
+        return inversion.invert(self.predictor(seen[0]), latents, self.scheduler, self.steps, self.refine, self.depth)
 
     def _from_noise(self, latents: torch.Tensor, seen: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        return inversion.generate(self.predictor(seen[0]), latents, self.scheduler, self.steps)
+        return inversion.generate(self.predictor(seen[0]), latents, self.scheduler, self.steps, self.depth)
 
     @classmethod
     def from_folder(
@@ -165,7 +172,7 @@ class StableDiffusionDecoder(PromptedDecoder):
             vae: the folder of the autoencoder; None for its own.
             dtype: of the U-Net.
             vae_dtype: of the autoencoder.
-            options: steps, refine, captioned, batch_size, compile, guidance, null_text.
+            options: steps, refine, captioned, batch_size, compile, depth, guidance, null_text.
         """
         folder = Path(folder)
         return cls(

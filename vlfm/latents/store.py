@@ -30,8 +30,8 @@ class ClipLatents:
         round_trip: PSNR in dB of the frames after inversion and regeneration; NaN if not measured.
         duration: T, seconds.
         rounding: RMS error that storing the latents in half precision made, relative to their RMS.
-        null_text: (steps, L, D) float32, the empty embeddings of a guided inversion; None without guidance. All clips
-            of a store have it or none has; stored in float16.
+        null_text: (K, L, D) float32, the empty embeddings of a guided inversion, one a step walked; None without
+            guidance. All clips of a store have it or none has; stored in float16.
     """
 
     clip_id: str

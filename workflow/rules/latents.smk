@@ -40,6 +40,7 @@ rule invert:
     params:
         # SETTINGS of vlfm/latents/invert.py: batch_size and compile decide how fast, not what.
         settings=settings(
+            "inversion.depth",
             "inversion.steps",
             "inversion.refine",
             "inversion.prompt",

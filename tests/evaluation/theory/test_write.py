@@ -124,6 +124,18 @@ def test_gradients_go_through_the_generator(run):
     assert float(slope) == pytest.approx(float(numeric), rel=0.05, abs=0.05 * float(step.norm()))
 
 
+@pytest.mark.parametrize(("depth", "predictor"), [(0.5, True), (0.0, True), (0.0, False)])
+def test_gradients_go_through_a_walk_of_any_depth(run, depth, predictor):
+    whole = run[1]
+    unet = whole.unet if predictor else None
+    decoder = EmbeddedDecoder(whole.autoencoder, unet, whole.scheduler, whole.steps, depth=depth)
+    latents = torch.randn(2, 8, 8, 8).requires_grad_()
+    frames = lipschitz.with_gradients(decoder)(latents)
+    assert torch.equal(frames, decoder.generate(latents.detach()))
+    frames.sum().backward()
+    assert latents.grad.abs().max() > 0
+
+
 def test_predicted_coefficients_are_what_the_model_renders(run, config):
     folder, decoder, _ = run
     groups = load_groups(folder, ["00000"], decoder)

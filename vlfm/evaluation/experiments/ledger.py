@@ -1,7 +1,7 @@
 """The ledger: for every clip, in dB, where quality goes.
 
 A chain of videos, each made by one stage more, and the PSNR of each against the true frames, at the clips' own rate:
-`decoder` (the autoencoder alone), + `inversion` (to noise and back), + `projection` (the polynomial path), + `network`
+`decoder` (the autoencoder alone), + `inversion` (and its undoing), + `projection` (the polynomial path), + `network`
 (generated from the caption) and, measured here, + `interpolation`: the network draws every second frame and the last,
 and the hybrid path through these draws the others. A stage's loss is the PSNR before it less the PSNR after it, so
 

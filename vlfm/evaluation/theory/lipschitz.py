@@ -124,7 +124,7 @@ def with_gradients(decoder: VisualDecoder) -> Callable[[Tensor], Tensor] | None:
     walk = inspect.unwrap(inversion.generate)
 
     def generate(latents: Tensor) -> Tensor:
-        start = walk(decoder.predict_noise, latents, decoder.scheduler, decoder.steps)
+        start = walk(decoder.predict_noise, latents, decoder.scheduler, decoder.steps, decoder.depth)
         return decoder.autoencoder.decode(start).clamp(-1, 1)
 
     return generate

@@ -47,6 +47,8 @@ def write_shards(
             "clips": len(made),
             "mean_square": (falling.astype(float) ** 2).tolist(),
             "caption_mean_square": 1.0,
+            "mean_token": [0.0] * caption[1],
+            "mean_token_square": [1 / caption[0]] * caption[1],
             "shape": list(shape),
             "duration": duration,
             "num_frames": num_frames,

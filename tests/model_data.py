@@ -48,6 +48,8 @@ def write_shards(
                 "clips": len(part),
                 "mean_square": np.mean([np.square(c.coefficients).mean((0, 1, 2)) for c in part], 0).tolist(),
                 "caption_mean_square": float(np.mean([np.square(c.tokens[c.mask]).mean() for c in part])),
+                "mean_token": np.mean([mean_token(c) for c in part], 0).tolist(),
+                "mean_token_square": np.mean([np.square(mean_token(c)) for c in part], 0).tolist(),
                 "shape": list(shape),
                 "duration": duration,
                 "num_frames": num_frames,
@@ -56,3 +58,7 @@ def write_shards(
             },
         )
     return made, tars, moments
+
+
+def mean_token(clip: ClipCoefficients) -> np.ndarray:
+    return clip.tokens[clip.mask].mean(0, dtype=np.float64)

@@ -190,6 +190,14 @@ class Model(Section):
     heads: Count
     head_dim: Count
     gate: Share
+    convolution: Annotated[int, Field(ge=0)]
+    caption_in_adaln: bool
+
+    @model_validator(mode="after")
+    def _odd(self):
+        if self.convolution and self.convolution % 2 == 0:
+            raise ValueError(f"model.convolution is {self.convolution}; its side must be odd, 5 say, or 0 for none")
+        return self
 
 
 class Training(Section):
@@ -206,7 +214,7 @@ class Training(Section):
         "preview_every",
     )
 
-    optimizer: Literal["grams", "adamw"]
+    optimizer: Literal["grams", "adamw", "muon"]
     steps: Count
     batch_size: Count
     accumulate: Count

@@ -50,6 +50,7 @@ def test_moments_are_the_mean_squares(projected):
     expected = np.mean([np.square(coefficients).mean((0, 1, 2)) for _, coefficients in clips], axis=0)
     assert np.allclose(about["mean_square"], expected, rtol=1e-3)
     assert about["caption_mean_square"] == 1.0
+    assert about["mean_token"] == about["mean_token_square"] == [1.0] * 6
     assert about["clips"] == 2 and about["shape"] == [3, 4, 4]
     firsts, lasts = zip(*[(clip.times[0] / 0.5, clip.times[-1] / 0.5) for clip, _ in clips], strict=True)
     assert about["observed"] == [max(firsts), min(lasts)]

@@ -117,6 +117,7 @@ def test_precision_asked_for_is_given_and_auto_is_what_the_machine_multiplies(mo
     assert inversion.network_dtype("bfloat16", "cpu") == torch.bfloat16
     for has, dtype in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda has=has: has)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has: has)
         assert inversion.network_dtype("auto", "cpu") == dtype
         assert inversion.network_dtype("auto", torch.device("cuda", 0)) == dtype

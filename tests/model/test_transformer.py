@@ -139,3 +139,76 @@ def test_a_saved_network_is_the_same_network(head, tmp_path):
     seconds = torch.tensor([0.5, 1.0])
     with torch.no_grad():
         assert torch.equal(model(*inputs(), seconds), again(*inputs(), seconds))
+
+
+EXTRAS = {"convolution": 3, "caption_in_adaln": True}
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_what_is_added_starts_at_zero_and_is_read_back(extra, tmp_path):
+    model = make(**{extra: EXTRAS[extra]})
+    assert not model(*inputs()).any()
+    opened(model).save_pretrained(tmp_path)
+    again = VLFMTransformer.from_pretrained(tmp_path, use_safetensors=True)
+    with torch.no_grad():
+        assert torch.equal(again.eval()(*inputs()), model(*inputs()))
+
+
+def test_a_closed_gate_leaves_the_convolution_out():
+    plain, convolved = make(gate=0.0), make(gate=0.0, convolution=5)
+    hidden = torch.randn(2, 6, 32)
+    block = convolved.backbone.transformer_blocks[0]
+    block.grid = (2, 3)
+    assert not block.convolution(torch.randn(1, 32, 2, 3)).any()
+    names = {name.replace(".block.", "."): value for name, value in block.block.state_dict().items()}
+    plain.backbone.transformer_blocks[0].load_state_dict(names)
+    told = {"timestep": torch.randn(2, 6 * 32), "encoder_hidden_states": torch.randn(2, 5, 32)}
+    assert torch.equal(block(hidden, **told), plain.backbone.transformer_blocks[0](hidden, **told))
+
+
+def test_a_convolution_sees_neighbours_in_both_directions():
+    """An impulse at (2, 1) of 4×6 positions reaches its 3×3 neighbourhood and no other position of the convolution."""
+    block = make(convolution=3, gate=1.0).backbone.transformer_blocks[0]
+    block.block = torch.nn.Identity()
+    block.norm = torch.nn.Identity()
+    block.grid = (4, 6)
+    hidden = torch.zeros(1, 24, 32)
+    hidden[0, 2 * 6 + 1] = 1.0
+    with torch.no_grad():
+        reached = (block(hidden) != 0).any(-1).reshape(4, 6)
+    expected = torch.zeros(4, 6, dtype=torch.bool)
+    expected[1:4, 0:3] = True
+    assert torch.equal(reached, expected)
+
+
+def test_shapes_other_than_square_are_convolved_as_they_lie():
+    model = opened(make(convolution=3))
+    psi, t, tokens, mask = inputs(height=8, width=4)
+    with torch.no_grad():
+        assert model(psi, t, tokens, mask).shape == (2, CHANNELS, 8, 4, ORDER)
+
+
+def test_adaln_is_told_the_mean_token_in_deviations_of_the_trainings_captions():
+    model = opened(make(caption_in_adaln=True))
+    embedding = model.backbone.adaln_single.emb
+    pooled = torch.randn(50, 6, generator=torch.Generator().manual_seed(4), dtype=torch.float64) * 3 + 7
+    model.set_caption_statistics(pooled.mean(0), pooled.square().mean(0))
+    assert torch.allclose(embedding.mean.double(), pooled.mean(0), rtol=1e-5)
+    assert torch.allclose(embedding.spread.double(), pooled.std(0, correction=0), rtol=1e-4)
+    t = inputs()[1]
+    tokens, mask = torch.full((2, 3, 6), 7.0), torch.tensor([[True, True, False], [True, False, False]])
+    tokens[0, 0, 0] += 2.0
+    with torch.no_grad():
+        out = embedding(t * 1000, tokens, mask, hidden_dtype=torch.float32)
+        # What lies behind the mask is not looked at.
+        tokens[:, 2] = 1e6
+        assert torch.equal(out, embedding(t * 1000, tokens, mask, hidden_dtype=torch.float32))
+        assert not torch.equal(out[0], out[1])
+
+
+def test_captions_that_are_all_the_same_divide_by_no_zero():
+    model = make(caption_in_adaln=True)
+    model.set_caption_statistics(torch.full((6,), 2.0), torch.full((6,), 4.0))
+    assert (model.backbone.adaln_single.emb.spread > 0).all()
+    with torch.no_grad():
+        assert opened(model)(*inputs()).isfinite().all()

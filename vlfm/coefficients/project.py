@@ -14,7 +14,7 @@ from vlfm.coefficients.shards import ClipCoefficients, write_shard
 from vlfm.flow.projection import project, projection_matrix
 from vlfm.latents.store import LatentStore
 
-VERSION = 2  # of what this module writes; raise it when the same settings give other files
+VERSION = 3  # of what this module writes; raise it when the same settings give other files
 
 
 def project_shard(config: configs.Config, latents: Path, output: Path, moments: Path, ledger: Path) -> None:
@@ -30,12 +30,14 @@ def project_shard(config: configs.Config, latents: Path, output: Path, moments: 
     store = LatentStore(latents)
     squares = np.zeros(config.flow.order)
     caption_squares = 0.0
+    caption_channels = int(store[store.clip_ids[0]].tokens.shape[-1])
+    token_sum, token_squares = np.zeros(caption_channels), np.zeros(caption_channels)
     first, last = 0.0, 1.0
     warned: list[str] = []
     rows: list[LedgerRow] = []
 
     def clips() -> Iterator[ClipCoefficients]:
-        nonlocal squares, caption_squares, first, last
+        nonlocal squares, caption_squares, token_sum, token_squares, first, last
         weights: dict[bytes, torch.Tensor] = {}
         bar = progress(store, total=len(store), what=f"project {latents.stem}")
         for clip in bar:
@@ -47,6 +49,8 @@ def project_shard(config: configs.Config, latents: Path, output: Path, moments: 
             coefficients = project(torch.from_numpy(clip.latents)[None], weights[key])[0].contiguous().numpy()
             squares = squares + np.square(coefficients, dtype=np.float64).mean((0, 1, 2))
             caption_squares += float(np.square(clip.tokens[clip.mask], dtype=np.float64).mean())
+            mean_token = clip.tokens[clip.mask].mean(0, dtype=np.float64)
+            token_sum, token_squares = token_sum + mean_token, token_squares + np.square(mean_token)
             first = max(first, float(clip.times[0] / clip.duration))
             last = min(last, float(clip.times[-1] / clip.duration))
             rows.append(
@@ -80,12 +84,14 @@ def project_shard(config: configs.Config, latents: Path, output: Path, moments: 
             "clips": count,
             "mean_square": (squares / count).tolist(),
             "caption_mean_square": caption_squares / count,
+            "mean_token": (token_sum / count).tolist(),
+            "mean_token_square": (token_squares / count).tolist(),
             "shape": shape,
             "duration": store.duration,
             "num_frames": num_frames,
             # Shares of T between which every clip was seen: beyond them a polynomial means nothing.
             "observed": [first, last],
-            "caption_channels": int(store[store.clip_ids[0]].tokens.shape[-1]),
+            "caption_channels": caption_channels,
             "fingerprint": fingerprint(
                 {
                     "version": VERSION,

@@ -13,6 +13,7 @@ import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 
 from vlfm.latents.depth import walked_steps
+from vlfm.precision import fast_bfloat16
 
 NoisePredictor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -20,15 +21,11 @@ NoisePredictor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 def network_dtype(precision: str, device: torch.device | str) -> torch.dtype:
     """What the network runs in for `inversion.precision` auto, float32 or bfloat16.
 
-    `auto` is bfloat16 where the device multiplies it in hardware of its own: a GPU that has it, a CPU with AMX.
+    `auto` is bfloat16 where the device multiplies it in hardware of its own.
     """
     if precision != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
-    if torch.device(device).type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if fast_bfloat16(device) else torch.float32
 
 
 @torch.no_grad()

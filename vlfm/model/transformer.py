@@ -9,6 +9,8 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import ModelMixin
 
 from vlfm.flow.heads import CoefficientsHead, DirectHead, VelocityHead
+from vlfm.model.conditioning import TimeAndCaption
+from vlfm.model.convolution import ConvolvedBlock
 
 # Of the patch embedding at the start; measured on the demo, where 1 makes training stall at the mean.
 INPUT_GAIN = 0.2
@@ -31,6 +33,8 @@ class VLFMTransformer(ModelMixin, ConfigMixin):
         caption_channels: width of the caption embeddings.
         gate: what the residual branches start multiplied by. 0 is adaLN-zero (Peebles & Xie, 2023), right for deep
             networks; 1 learns several times faster in shallow ones.
+        convolution: side of the convolution before each block, odd; 0 for none. See `ConvolvedBlock`.
+        caption_in_adaln: whether the caption's mean token joins the time in adaLN. See `TimeAndCaption`.
     """
 
     _supports_gradient_checkpointing = True
@@ -49,6 +53,8 @@ class VLFMTransformer(ModelMixin, ConfigMixin):
         head_dim: int = 72,
         caption_channels: int = 384,
         gate: float = 0.0,
+        convolution: int = 0,
+        caption_in_adaln: bool = False,
     ):
         super().__init__()
         self.head = _make_head(head, order)
@@ -65,6 +71,9 @@ class VLFMTransformer(ModelMixin, ConfigMixin):
             # Given explicitly: at 128 positions the backbone would otherwise ask for image sizes as well.
             use_additional_conditions=False,
         )
+        if caption_in_adaln:
+            time = self.backbone.adaln_single.emb
+            self.backbone.adaln_single.emb = TimeAndCaption(time, caption_channels, heads * head_dim)
         self.duration_embedding = None
         if len(durations) > 1:
             self.duration_waves = Timesteps(DURATION_CHANNELS, flip_sin_to_cos=True, downscale_freq_shift=0)
@@ -77,6 +86,10 @@ class VLFMTransformer(ModelMixin, ConfigMixin):
         if head == "velocity":
             self.register_buffer("velocity_scale", torch.ones(()))
         self._start(gate)
+        if convolution:
+            self.backbone.transformer_blocks = torch.nn.ModuleList(
+                ConvolvedBlock(block, heads * head_dim, convolution, gate) for block in self.backbone.transformer_blocks
+            )
 
     @torch.no_grad()
     def _start(self, gate: float) -> None:
@@ -95,11 +108,24 @@ class VLFMTransformer(ModelMixin, ConfigMixin):
         # At t = 0 the input is noise, to be ignored in favour of the position (of size 0.7) and the caption.
         backbone.pos_embed.proj.weight.mul_(INPUT_GAIN)
         conditions = [backbone.caption_projection.linear_1, backbone.caption_projection.linear_2]
+        if self.config.caption_in_adaln:
+            embedder = backbone.adaln_single.emb.caption_embedder
+            conditions += [embedder.linear_1, embedder.linear_2]
         if self.duration_embedding is not None:
             conditions += [self.duration_embedding.linear_1, self.duration_embedding.linear_2]
         for layer in conditions:
             torch.nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
             torch.nn.init.zeros_(layer.bias)
+
+    def matrices(self) -> list[torch.nn.Parameter]:
+        """The weights of the blocks' linear layers, which the optimizer Muon is for."""
+        layers = self.backbone.transformer_blocks.modules()
+        return [layer.weight for layer in layers if isinstance(layer, torch.nn.Linear)]
+
+    def set_caption_statistics(self, mean: torch.Tensor, mean_square: torch.Tensor) -> None:
+        """Take E[p] and E[p²] of the mean tokens p of the training's captions, (D,) each, if adaLN is told captions."""
+        if self.config.caption_in_adaln:
+            self.backbone.adaln_single.emb.set_statistics(mean, mean_square)
 
     def set_scales(self, mean_square: torch.Tensor, caption_mean_square: float, velocity: float = 1.0) -> None:
         """Take the scales from the data.
@@ -136,20 +162,25 @@ class VLFMTransformer(ModelMixin, ConfigMixin):
         Returns:
             `coefficients`: (B, C, h, w, s). `velocity`: (B, C, h, w), per second. `direct`: (B, C, h, w).
         """
+        told = {"tokens": tokens, "mask": mask} if self.config.caption_in_adaln else None
         tokens = tokens / self.caption_scale
         if self.duration_embedding is not None:
             octaves = torch.log2(duration.float() / min(self.config.durations))
-            told = self.duration_embedding(self.duration_waves(octaves * DURATION_OCTAVE).to(tokens.dtype))
-            tokens = torch.cat([tokens, told[:, None].to(tokens.dtype)], 1)
+            length = self.duration_embedding(self.duration_waves(octaves * DURATION_OCTAVE).to(tokens.dtype))
+            tokens = torch.cat([tokens, length[:, None].to(tokens.dtype)], 1)
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         if self.config.head == "direct":
             psi = torch.zeros_like(psi)
+        if self.config.convolution:
+            for block in self.backbone.transformer_blocks:
+                block.grid = tuple(side // self.config.patch for side in psi.shape[-2:])
         output = self.backbone(
             psi,
             encoder_hidden_states=tokens,
             # The backbone's frequencies were made for 1000 diffusion steps.
             timestep=t * 1000.0,
             encoder_attention_mask=mask.to(psi.dtype),
+            added_cond_kwargs=told,
         ).sample
         if self.config.head == "coefficients":
             return self.head.coefficients(output).float() * self.order_scale

@@ -12,7 +12,8 @@ from vlfm.artifacts import read_json
 from vlfm.errors import VLFMError
 
 ALIKE = ("fingerprint", "caption_channels")  # the same in all shards that belong together
-NEEDED = ("clips", "mean_square", "caption_mean_square", "shape", "duration", "num_frames", *ALIKE)
+CAPTIONS = ("caption_mean_square", "mean_token", "mean_token_square")
+NEEDED = ("clips", "mean_square", *CAPTIONS, "shape", "duration", "num_frames", *ALIKE)
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Moments:
         clips: how many there are.
         mean_square: (s,) float64, E[H_n²] over all clips and positions.
         caption_mean_square: E[e²] over the entries of all captions' token embeddings.
-        caption_channels: width of a caption's token embedding.
+        mean_token, mean_token_square: (D,) float64, E[p] and E[p²] of the mean p of a caption's token embeddings.
+        caption_channels: D, width of a caption's token embedding.
         fingerprint: of the projection that made them, the same in every shard.
         shards: each shard's own, in the order of the files.
         observed: shares of T between which the frames of all clips lie.
@@ -51,6 +53,8 @@ class Moments:
     clips: int
     mean_square: torch.Tensor
     caption_mean_square: float
+    mean_token: torch.Tensor
+    mean_token_square: torch.Tensor
     caption_channels: int
     fingerprint: str
     shards: tuple[ShardMoments, ...]
@@ -117,6 +121,8 @@ def read_moments(paths: list[Path]) -> Moments:
         clips,
         torch.from_numpy(mean("mean_square")),
         float(mean("caption_mean_square")),
+        torch.from_numpy(mean("mean_token")),
+        torch.from_numpy(mean("mean_token_square")),
         reference["caption_channels"],
         reference["fingerprint"],
         tuple(

@@ -48,7 +48,10 @@ def new_model(config: configs.Config, moments: Moments) -> VLFMTransformer:
         head_dim=config.model.head_dim,
         caption_channels=moments.caption_channels,
         gate=config.model.gate,
+        convolution=config.model.convolution,
+        caption_in_adaln=config.model.caption_in_adaln,
     )
+    model.set_caption_statistics(moments.mean_token, moments.mean_token_square)
     model.set_scales(moments.mean_square, moments.caption_mean_square, velocity_rms(config, moments.mean_square))
     return model
 

@@ -12,21 +12,40 @@ from vlfm import config as configs
 from vlfm.errors import VLFMError
 from vlfm.learning_rate import warmup_cosine
 from vlfm.model.transformer import VLFMTransformer
+from vlfm.precision import fast_bfloat16
 from vlfm.training.data import Batch
 from vlfm.training.objective import Draw, Objective
 from vlfm.training.processes import Council, make_accelerator, wrap
 
 Part = tuple[Batch, Draw]
+# Of Muon: its authors' choices for what AdamW moves, and AdamW's own decay for all.
+ADAMW_BETAS = (0.9, 0.95)
+WEIGHT_DECAY = 0.01
 
 
 def new_optimizer(config: configs.Config, model: VLFMTransformer, device: torch.device) -> torch.optim.Optimizer:
-    """Grams (the paper's optimizer), from pytorch-optimizer, or AdamW."""
-    from pytorch_optimizer import Grams
+    """Grams (the paper's optimizer) or Muon, from pytorch-optimizer, or AdamW.
+
+    Muon (Jordan, 2024) moves the blocks' matrices by orthogonalised momentum, scaled to the size of AdamW's steps so
+    that one learning rate serves both (Liu et al., "Muon is scalable for LLM training", 2025), and the rest by AdamW.
+    """
+    from pytorch_optimizer import Grams, Muon
 
     settings, gpu = config.training, device.type == "cuda"
     if settings.optimizer == "grams":
         # On a GPU all parameters at once: one by one, starting the kernels takes longer than running them.
         return Grams(model.parameters(), lr=settings.learning_rate, foreach=gpu)
+    if settings.optimizer == "muon":
+        matrices = model.matrices()
+        names = set(map(id, matrices))
+        rest = [parameter for parameter in model.parameters() if id(parameter) not in names]
+        shared = {"lr": settings.learning_rate, "weight_decay": WEIGHT_DECAY}
+        return Muon(
+            [
+                {"params": matrices, "use_muon": True, "use_adjusted_lr": True, **shared},
+                {"params": rest, "use_muon": False, "betas": ADAMW_BETAS, **shared},
+            ]
+        )
     return torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, fused=gpu)
 
 
@@ -34,11 +53,7 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
     """What matrix products run in; weights, optimizer, path and loss stay in float32."""
     if precision != "auto":
         return getattr(torch, precision)
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported()
-    else:
-        fast = torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if fast_bfloat16(device) else torch.float32
 
 
 def attention_kernel(device: torch.device) -> contextlib.AbstractContextManager:

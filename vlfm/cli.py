@@ -93,6 +93,13 @@ def _training_shards(arguments: argparse.Namespace) -> list[str]:
     return training_shards(read_json(arguments.plan), arguments.plan)
 
 
+def _make_digits(arguments):
+    from vlfm.clips.digit_videos import make_digits
+
+    config = _config(arguments)
+    make_digits(config.clips, config.seed, arguments.output)
+
+
 def _index(arguments):
     from vlfm.clips.index import build_index
 
@@ -351,6 +358,8 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(option, type=Path, default=Path(default), help=f"default {default}")
 
     plan = "results/clips/shards.json"
+    sub = command("make-digits", _make_digits, "draw the clips of moving digits, where clips.index asks for them")
+    paths(sub, output="results/clips/digits/digits.csv")
     sub = command("index", _index, "read the CSV of clips, cut long rows, plan the shards")
     paths(sub, manifest="results/clips/manifest.parquet", ledger="results/clips/index.ledger.parquet", plan=plan)
     sub = command("decode", _decode, "download and decode one shard of clips")

@@ -30,6 +30,7 @@ from vlfm.words import counted
 COLUMNS = ("source", "start", "end", "caption")
 OPTIONAL = ("split",)
 DEMO = Path(__file__).with_name("demo.csv")
+DIGITS = Path("digits", "digits.csv")  # beside the manifest
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ def build_index(clips: config.Clips, manifest: Path, ledger: Path, shards: Path)
     new.
 
     Args:
-        clips: the settings; `clips.index` is `demo` or a CSV with the columns source, start, end, caption and
-            perhaps split.
+        clips: the settings; `clips.index` is `demo`, `moving-digits` (which `make_digits` has drawn beside the
+            manifest) or a CSV with the columns source, start, end, caption and perhaps split.
         manifest: parquet, one row per clip, grouped by shard.
         ledger: parquet, one row per clip, and per row of the CSV that is bad, with the reason.
         shards: json, {"00000": {"clips": n, "digest": …, "duration": seconds, "height": pixels, "width": pixels,
@@ -75,7 +76,7 @@ def build_index(clips: config.Clips, manifest: Path, ledger: Path, shards: Path)
     Raises:
         VLFMError: no CSV, no text, a missing column, not one good row, or none to train on.
     """
-    path = DEMO if clips.index == "demo" else Path(clips.index)
+    path = _csv(clips.index, manifest)
     rows: list[LedgerRow] = []
     found: list[Clip] = []
     lines: dict[str, int] = {}
@@ -115,6 +116,16 @@ def build_index(clips: config.Clips, manifest: Path, ledger: Path, shards: Path)
     _write_plan(clips, found, manifest, shards)
 
 
+def _csv(index: str, manifest: Path) -> Path:
+    """The CSV that `clips.index` stands for."""
+    if index != "moving-digits":
+        return DEMO if index == "demo" else Path(index)
+    path = manifest.parent / DIGITS
+    if not path.exists():
+        raise VLFMError(f"{path} is missing: no moving digits are drawn yet; run `vlfm make-digits --output {path}`")
+    return path
+
+
 @dataclass(frozen=True)
 class Bad:
     """A line of the CSV that is no row."""
@@ -150,7 +161,9 @@ def read_rows(path: Path) -> Iterator[Row | Bad]:
                     yield _row(path, line, header, cells)
                 line = reader.line_num + 1
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise VLFMError(f"{path} cannot be read ({error.strerror}); clips.index must be `demo` or a CSV") from None
+        raise VLFMError(
+            f"{path} cannot be read ({error.strerror}); clips.index must be demo, moving-digits or a CSV"
+        ) from None
     except UnicodeDecodeError as error:
         raise VLFMError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
     except csv.Error as error:

@@ -44,6 +44,7 @@ LOSSES = {
 }
 EXPERIMENTS = ("ledger", "interpolation", "extrapolation", "order", "ablation", "speed")
 JOBS = (
+    "make_digits",
     "index",
     "decode",
     "prepare_decoder",

@@ -12,8 +12,9 @@ import numpy as np
 from vlfm.clips.digits import COLOURS, DIRECTIONS, SPEEDS, MovingDigit
 
 VERSION = 1  # of the pictures; raise it when the same digits are drawn otherwise
-SIDE = 26 / 64  # of a digit, over the picture's
-LONGEST = (1 - SIDE) / max(SPEEDS.values())  # seconds in which the fastest digit crosses the picture
+SIDE = 26 / 64  # of a digit's eight pixels, over the picture's
+EXTENT = SIDE * 9 / 8  # of what is drawn: between pixels ink fades, half a pixel out on every side
+LONGEST = (1 - EXTENT) / max(SPEEDS.values())  # seconds in which the fastest digit crosses the picture
 GROUND = 12  # grey level behind the digits
 INK = 1.15  # strokes are drawn this much stronger than they were scanned, full ink at most
 DRAWS = 8  # of the places where two digits begin; taken is the one in which they stay furthest apart
@@ -45,7 +46,7 @@ def _ways(digits: Sequence[MovingDigit], times: np.ndarray, random: np.random.Ge
     ways = []
     for digit in digits:
         moved = np.outer(times, DIRECTIONS[digit.direction]) * SPEEDS[digit.speed]
-        start = random.uniform(SIDE / 2 - moved.min(0), 1 - SIDE / 2 - moved.max(0))
+        start = random.uniform(EXTENT / 2 - moved.min(0), 1 - EXTENT / 2 - moved.max(0))
         ways.append(start + moved)
     return np.stack(ways)
 

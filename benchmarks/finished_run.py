@@ -18,6 +18,7 @@ from vlfm.coefficients.shards import ClipCoefficients, read_shard
 from vlfm.errors import VLFMError
 from vlfm.flow.projection import reconstruct
 from vlfm.model.flow_model import FlowModel
+from vlfm.splits import TRAIN, shards_of
 from vlfm.training.data import Batch, Moments, read_moments
 from vlfm.training.network import new_model
 from vlfm.training.trainer import Trainer, attention_kernel, autocast_dtype
@@ -45,7 +46,7 @@ def parsed(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, dict]:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a run of the workflow left in `folder`; all its clips of one length and size."""
+    """What a run of the workflow left in `folder`; all its training clips, of one length and size."""
 
     folder: Path
     config: configs.Config
@@ -55,7 +56,7 @@ class FinishedRun:
 
     def frames(self) -> dict[str, DecodedClip]:
         """Every clip's frames, by its id."""
-        names = sorted(read_json(self.folder / "clips" / "shards.json"))
+        names = shards_of(read_json(self.folder / "clips" / "shards.json"), TRAIN)
         return {clip.clip_id: clip for name in names for clip in read_clips(self.folder / "clips" / f"{name}.tar")}
 
 
@@ -65,7 +66,7 @@ def read_run(folder: Path) -> FinishedRun:
     Raises:
         VLFMError: if clips differ in length or size; these benchmarks compare other things.
     """
-    names = sorted(read_json(folder / "clips" / "shards.json"))
+    names = shards_of(read_json(folder / "clips" / "shards.json"), TRAIN)
     moments = read_moments([folder / "coefficients" / f"{name}.json" for name in names])
     if len(moments.shapes) > 1 or len(moments.durations) > 1:
         raise VLFMError(f"{folder} has clips of several lengths or sizes; run the demo and give its results")

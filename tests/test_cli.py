@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import SMALL, make_config
 from vlfm import config as configs
-from vlfm.artifacts import LedgerRow, write_ledger
+from vlfm.artifacts import Clip, LedgerRow, write_ledger, write_manifest
 from vlfm.cli import main
 
 
@@ -33,6 +33,26 @@ def test_an_unforeseen_error_leaves_its_traceback_in_the_log(tmp_path, monkeypat
     with pytest.raises(ZeroDivisionError):
         main(["report", "--config", str(tmp_path / "c.yaml"), "--log", str(tmp_path / "l.log")])
     assert "ZeroDivisionError" in (tmp_path / "l.log").read_text()
+
+
+def test_ledger_counts_training_and_test_clips_where_there_are_both(tmp_path, capsys):
+    (tmp_path / "clips").mkdir()
+    rows = [LedgerRow(name, "decode", "ok", source="a.mp4") for name in ("aa", "bb", "cc")]
+    write_ledger(tmp_path / "clips" / "00000.ledger.parquet", [*rows, LedgerRow("dd", "decode", "bad", "dark")])
+
+    def lines(**splits):
+        clips = [Clip(name, "a.mp4", 0.0, 0.5, "", 2, 0, 96, 96, split) for name, split in splits.items()]
+        write_manifest(tmp_path / "clips" / "manifest.parquet", clips)
+        assert main(["ledger", "--results", str(tmp_path)]) == 0
+        return [line.split() for line in capsys.readouterr().out.splitlines()]
+
+    both = lines(aa="train", bb="train", cc="test", dd="test")
+    assert both == [
+        ["stage", "ok", "train", "test", "bad", "seconds", "MB"],
+        ["decode", "3", "2", "1", "1", "0.0", "0.0"],
+    ]
+    one = lines(aa="train", bb="train", cc="train", dd="train")
+    assert one == [["stage", "ok", "bad", "seconds", "MB"], ["decode", "3", "1", "0.0", "0.0"]]
 
 
 def test_ledger_tells_bad_clips(tmp_path, capsys):

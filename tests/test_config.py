@@ -54,6 +54,13 @@ def test_default_file_has_exactly_the_keys_of_the_schema_each_with_a_comment():
         ({"clips": {"size": [[96, 96], [72, 130]]}}, "clips.size is 72×130 (height × width)"),
         ({"clips": {"size": [[96, 96], [90, 96]]}}, "both sides must be multiples of 12"),
         ({"clips": {"image": "gif"}}, "clips.image: "),
+        ({"clips": {"digits": {"count": 3}}}, "clips.digits.count: "),
+        (
+            {"clips": {"index": "moving-digits", "duration": [0.5, 1.0]}},
+            "moving-digits are clips of one length and one",
+        ),
+        ({"clips": {"index": "moving-digits", "size": [[96, 120]]}}, "one square size: give one duration and one size"),
+        ({"clips": {"index": "moving-digits", "duration": 1.5}}, "is across the picture in 1.21 s: lower it"),
         ({"model": {"heads": 4}}, "low-rank bottleneck"),
         ({"decoder": {"embedded": {"channels": 109}}}, "decoder.embedded.channels is 109"),
         ({"inversion": {"depth": 1.5}}, "inversion.depth: "),
@@ -127,6 +134,11 @@ def test_files_that_are_no_configuration(tmp_path, text, message):
         (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(VLFMError, match=message):
         configs.load(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize("preset", sorted((ROOT / "workflow" / "presets").glob("*.yaml")), ids=lambda path: path.stem)
+def test_presets_are_valid(preset):
+    configs.load(ROOT / "config.yaml", preset)
 
 
 def test_settings_are_the_named_parts_only():

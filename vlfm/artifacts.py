@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from vlfm.errors import FingerprintMismatch, VLFMError
+from vlfm.splits import TRAIN
 
 MEMBERS = ("png", "jpg", "json", "txt", "npy")
 NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -193,6 +194,7 @@ class Clip:
         row: line of the user's CSV.
         shard: index of the shard the clip lies in, frozen when the plan is made.
         height, width: of its decoded frames in pixels, the same in all clips of a shard.
+        split: `train` or `test`, the same in all clips of a shard; a manifest without it holds training clips.
     """
 
     clip_id: str
@@ -204,6 +206,7 @@ class Clip:
     shard: int
     height: int
     width: int
+    split: str = TRAIN
 
     @property
     def duration(self) -> float:
@@ -232,6 +235,7 @@ def write_manifest(path: Path | str, clips: Iterable[Clip]) -> None:
             ("shard", pa.int32()),
             ("height", pa.int32()),
             ("width", pa.int32()),
+            ("split", pa.string()),
         ]
     )
     with atomic_path(path) as temporary:

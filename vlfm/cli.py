@@ -78,6 +78,28 @@ def _shards(arguments: argparse.Namespace) -> list[str]:
     return sorted(read_json(arguments.plan))
 
 
+def _splits(arguments: argparse.Namespace) -> dict[str, str]:
+    """Shard → split, of the whole plan."""
+    from vlfm.artifacts import read_json
+    from vlfm.splits import splits_of
+
+    return splits_of(read_json(arguments.plan))
+
+
+def _training_shards(arguments: argparse.Namespace) -> list[str]:
+    from vlfm.artifacts import read_json
+    from vlfm.splits import training_shards
+
+    return training_shards(read_json(arguments.plan), arguments.plan)
+
+
+def _make_digits(arguments):
+    from vlfm.clips.digit_videos import make_digits
+
+    config = _config(arguments)
+    make_digits(config.clips, config.seed, arguments.output)
+
+
 def _index(arguments):
     from vlfm.clips.index import build_index
 
@@ -108,7 +130,7 @@ def _split(arguments):
 def _prepare_decoder(arguments):
     from vlfm.latents.prepare import prepare_decoder
 
-    shards = [arguments.clips / f"{shard}.tar" for shard in _shards(arguments)]
+    shards = [arguments.clips / f"{shard}.tar" for shard in _training_shards(arguments)]
     prepare_decoder(_config(arguments), shards, arguments.output, _device(arguments))
 
 
@@ -151,7 +173,7 @@ def _train(arguments):
     from vlfm.training.loop import train
     from vlfm.training.objective import Objective
 
-    names = _shards(arguments)
+    names = _training_shards(arguments)
     dropout = config.training.caption_dropout > 0
     device = _device(arguments)
     decoder = arguments.decoder if (arguments.decoder / "decoder.json").exists() else None
@@ -187,13 +209,15 @@ def _preview(arguments, config, decoder, names, device):
 def _evaluate(arguments):
     from vlfm.evaluation.evaluate import evaluate
 
+    splits = _splits(arguments)
     evaluate(
         _config(arguments),
-        _shards(arguments),
+        list(splits),
         arguments.results,
         arguments.output,
         arguments.videos,
         _device(arguments),
+        splits,
     )
 
 
@@ -288,7 +312,8 @@ def _experiment(arguments):
 
     from vlfm.evaluation.experiments.common import Run
 
-    run = Run(_config(arguments), arguments.results, _shards(arguments), _device(arguments))
+    splits = _splits(arguments)
+    run = Run(_config(arguments), arguments.results, list(splits), _device(arguments), splits)
     experiment = importlib.import_module(f"vlfm.evaluation.experiments.{arguments.name}")
     if arguments.head:
         if arguments.name != "ablation":
@@ -333,6 +358,8 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(option, type=Path, default=Path(default), help=f"default {default}")
 
     plan = "results/clips/shards.json"
+    sub = command("make-digits", _make_digits, "draw the clips of moving digits, where clips.index asks for them")
+    paths(sub, output="results/clips/digits/digits.csv")
     sub = command("index", _index, "read the CSV of clips, cut long rows, plan the shards")
     paths(sub, manifest="results/clips/manifest.parquet", ledger="results/clips/index.ledger.parquet", plan=plan)
     sub = command("decode", _decode, "download and decode one shard of clips")

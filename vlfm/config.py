@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from vlfm.artifacts import write_bytes
+from vlfm.clips.digit_drawing import LONGEST
 from vlfm.errors import VLFMError
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -49,8 +50,18 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Digits(Section):
+    """The clips that make themselves, where `clips.index` is `moving-digits`."""
+
+    count: Literal[1, 2]
+    captions: Count
+    clips: Count
+    test_clips: Annotated[int, Field(ge=0)]
+
+
 class Clips(Section):
     index: str
+    digits: Digits
     fps: Positive
     duration: Durations
     size: Sizes
@@ -106,6 +117,21 @@ class Clips(Section):
         for name, values in (("duration", self.durations), ("size", self.sizes)):
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} lists a value twice; each makes shards of its own")
+        return self
+
+    @model_validator(mode="after")
+    def _digits_fit(self):
+        if self.index != "moving-digits":
+            return self
+        if len(self.durations) > 1 or len(self.sizes) > 1 or len(set(self.sizes[0])) > 1:
+            raise ValueError(
+                "moving-digits are clips of one length and one square size: give one duration and one size"
+            )
+        if (self.num_frames_of(self.longest) - 1) / self.fps > LONGEST:
+            raise ValueError(
+                f"duration is {self.longest:g}, and the fastest of the moving-digits is across the picture in "
+                f"{LONGEST:.2f} s: lower it"
+            )
         return self
 
 

@@ -11,30 +11,37 @@ from vlfm.artifacts import atomic_path
 from vlfm.errors import VLFMError
 
 
-def write_mp4(path: Path | str, frames: np.ndarray, fps: float) -> None:
-    """Write uint8 frames (K, H, W, 3) as H.264 that every browser plays, atomically.
+def write_mp4(
+    path: Path | str, frames: np.ndarray, fps: float, pixels: str = "yuv420p", group: int | None = None
+) -> None:
+    """Write uint8 frames (K, H, W, 3) as H.264, atomically; as it is by default, every browser plays it.
+
+    Args:
+        pixels: yuv420p, or yuv444p, which keeps the colour of every pixel.
+        group: frames from one key frame to the next, always, none of which needs a later one; None where x264 may
+            choose.
 
     Raises:
         VLFMError: if ffmpeg fails, with what it said.
     """
     height, width = frames.shape[1:3]
+    keys = {} if group is None else {"g": group, "keyint_min": group, "sc_threshold": 0, "bf": 0}
     with atomic_path(path) as temporary:
-        command = (
-            ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", framerate=fps)
-            # yuv420p halves the colour planes: odd sides are padded by one pixel.
-            .filter("pad", "ceil(iw/2)*2", "ceil(ih/2)*2")
-            .output(
-                str(temporary),
-                vcodec="libx264",
-                pix_fmt="yuv420p",
-                crf=12,
-                movflags="+faststart",
-                threads=1,
-                # No version string or date: the same frames give the same bytes.
-                **{"fflags": "+bitexact", "flags:v": "+bitexact"},
-            )
-            .overwrite_output()
-        )
+        stream = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", framerate=fps)
+        if pixels == "yuv420p":
+            # It halves the colour planes: odd sides are padded by one pixel.
+            stream = stream.filter("pad", "ceil(iw/2)*2", "ceil(ih/2)*2")
+        command = stream.output(
+            str(temporary),
+            vcodec="libx264",
+            pix_fmt=pixels,
+            crf=12,
+            movflags="+faststart",
+            threads=1,
+            # No version string or date: the same frames give the same bytes.
+            **{"fflags": "+bitexact", "flags:v": "+bitexact"},
+            **keys,
+        ).overwrite_output()
         try:
             command.run(
                 cmd=imageio_ffmpeg.get_ffmpeg_exe(),

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from vlfm.artifacts import clip_id, read_json, read_ledger, read_manifest
+from vlfm.artifacts import clip_id, read_json, read_ledger, read_manifest, write_json
 from vlfm.clips.index import build_index, read_rows
 from vlfm.clips.split import split_video
 from vlfm.errors import VLFMError
@@ -255,3 +255,103 @@ def test_split_takes_the_longest_that_fits(settings, video, tmp_path, index):
     assert sorted((c.start, c.end) for c in plan) == table and all(row.status == "ok" for row in ledger)
     whole, _, _ = index(rows(("", "")), duration=[0.5, 1.0])
     assert sorted((c.start, c.end) for c in whole) == table
+
+
+# ------------------------------------------------------------------------------------------- splits
+
+
+def split_rows(*splits):
+    """Half-second windows of one source, the n-th at n seconds."""
+    lines = [f"{BIKES},{start},{start + 0.5},caption,{split}" for start, split in enumerate(splits)]
+    return "\n".join(["source,start,end,caption,split", *lines]) + "\n"
+
+
+def places(plan):
+    """Start → split and shard."""
+    return {clip.start: (clip.split, clip.shard) for clip in plan}
+
+
+def test_a_shard_holds_clips_of_one_split(index):
+    plan, _, shards = index(split_rows("train", "test", "", "test", "train", "test"), shard_size=2)
+    assert places(plan) == {
+        0: ("train", 0),
+        2: ("train", 0),
+        4: ("train", 1),
+        1: ("test", 2),
+        3: ("test", 2),
+        5: ("test", 3),
+    }
+    assert {name: about["split"] for name, about in shards.items()} == {
+        "00000": "train",
+        "00001": "train",
+        "00002": "test",
+        "00003": "test",
+    }
+
+
+def test_without_the_column_all_clips_are_trained_on(index, tmp_path):
+    plan, _, shards = index(rows((0, 0.5), (1, 1.5)))
+    assert {clip.split for clip in plan} == {about["split"] for about in shards.values()} == {"train"}
+    shutil.rmtree(tmp_path / "results")
+    again, _, same = index(split_rows("", ""))
+    assert places(again) == places(plan) and same.keys() == shards.keys()
+
+
+@pytest.mark.parametrize("split", ["validation", "Test", "0"])
+def test_another_split_is_a_bad_row(index, split):
+    plan, ledger, _ = index(split_rows("train", split))
+    assert [clip.start for clip in plan] == [0]
+    assert ledger[1].status == "bad" and ledger[1].row == 3
+    assert f"row 3: {BIKES}: split is {split!r}; write train or test, or leave the cell empty" in ledger[1].reason
+
+
+def test_the_windows_of_a_take_are_of_its_split(index):
+    plan, _, _ = index(f"source,start,end,caption,split\n{BIKES},0,0.5,a,\n{BIKES},4.1,6.3,b,test\n")
+    assert {clip.caption: clip.split for clip in plan} == {"a": "train", "b": "test"}
+    assert len(plan) > 3
+
+
+def test_only_test_clips_are_refused(index):
+    with pytest.raises(VLFMError, match=r"no training clip: its 2 good clips are for the test; write train in the col"):
+        index(split_rows("test", "test"))
+
+
+def test_a_column_given_twice_is_refused(index):
+    with pytest.raises(VLFMError, match="the column split twice"):
+        index(f"source,start,end,caption,split,split\n{BIKES},0,0.5,a,test,train\n")
+
+
+def test_test_clips_that_come_later_leave_the_plan_as_it_is(index):
+    before, _, shards = index(split_rows("", "", ""), shard_size=2)
+    after, _, now = index(split_rows("", "", "", "test"), shard_size=2)
+    assert after[: len(before)] == before and {name: now[name] for name in shards} == shards
+    assert now["00002"]["split"] == "test" and now.keys() - shards.keys() == {"00002"}
+
+
+def test_a_clip_whose_split_changes_moves_to_another_shard(index):
+    index(split_rows("", "", "", ""), shard_size=2)
+    one, _, shards = index(split_rows("", "test", "", ""), shard_size=2)
+    assert places(one) == {0: ("train", 0), 2: ("train", 1), 3: ("train", 1), 1: ("test", 2)}
+    # All of a shard at once too: what is called 00001 was never anything but training clips.
+    both, _, now = index(split_rows("", "test", "test", "test"), shard_size=2)
+    assert places(both) == {0: ("train", 0), 1: ("test", 2), 2: ("test", 3), 3: ("test", 3)}
+    assert now["00002"] == shards["00002"] and "00001" not in now
+    back, _, _ = index(split_rows("", "", "test", "test"), shard_size=2)
+    assert places(back) == {0: ("train", 0), 1: ("train", 4), 2: ("test", 3), 3: ("test", 3)}
+
+
+def test_a_plan_from_before_there_were_splits_is_gone_on_with(index, tmp_path):
+    import pyarrow.parquet as pq
+
+    before, _, shards = index(rows((0, 0.5), (1, 1.5), (2, 2.5)), shard_size=2)
+    results = tmp_path / "results"
+    table = pq.read_table(results / "manifest.parquet").drop_columns(["split"])
+    pq.write_table(table, results / "manifest.parquet")
+    assert read_manifest(results / "manifest.parquet") == before
+    record = read_json(results / "plan.json")
+    write_json(results / "plan.json", {**record, "clips": [line[:2] for line in record["clips"]]})
+    text = rows((0, 0.5), (1, 1.5), (2, 2.5))
+    assert index(text, shard_size=2)[::2] == (before, shards)
+    (results / "plan.json").unlink()
+    pq.write_table(table, results / "manifest.parquet")
+    assert index(text, shard_size=2)[::2] == (before, shards)

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.report_data import BAD, RATES, report_config, write_run
-from vlfm.artifacts import read_json, write_json
+from vlfm.artifacts import Clip, read_json, write_json, write_manifest
 from vlfm.errors import VLFMError
 from vlfm.evaluation import report
+from vlfm.evaluation.experiments.common import write_table
 from vlfm.evaluation.page.films import spread_that_fits
 from vlfm.evaluation.page.picture import write_picture
-from vlfm.evaluation.page.tables import from_rows, make_table
+from vlfm.evaluation.page.tables import from_rows, make_table, read_csv
 from vlfm.evaluation.report import write_report
 
 
@@ -128,6 +129,49 @@ def test_experiments_that_have_not_run_are_named(run, tmp_path, page):
     text = rewritten(run, tmp_path, none).text
     assert "Not run here: ledger, interpolation, extrapolation, order, ablation, speed." in text
     assert "Not run here. snakemake --cores all theory report" in text
+
+
+def parted(results):
+    """The run's last clip becomes a test clip."""
+    index = read_json(results / "eval" / "videos" / "index.json")
+    names = [entry["clip_id"] for entry in index["clips"]]
+    splits = {name: "test" if name == names[-1] else "train" for name in names}
+    entries = [{**entry, "split": splits[entry["clip_id"]]} for entry in index["clips"]]
+    write_json(results / "eval" / "videos" / "index.json", {**index, "clips": entries})
+    clips = [Clip(name, "a.mp4", 0.0, 0.5, "", 2, 0, 48, 48, split) for name, split in splits.items()]
+    write_manifest(results / "clips" / "manifest.parquet", clips)
+    for path in (results / "eval" / "psnr.csv", results / "eval" / "ledger.csv"):
+        rows = read_csv(path)
+        write_table(path, [{"split": splits[row["clip_id"]], **row} for row in rows])
+    means = results / "eval" / "ledger" / "means.csv"
+    write_table(means, [{"split": split, **row} for split in ("train", "test") for row in read_csv(means)])
+
+
+def test_training_and_test_clips_are_told_apart(run, tmp_path):
+    seen = rewritten(run, tmp_path, parted)
+    # Stage means at 24 frames a second: 34 − 2 place − 0.25 index, over clips 0 to 2 and of clip 3.
+    assert "27.8 dB PSNR, generated from captions, training clips" in seen.text
+    assert "27.2 dB PSNR, generated from captions, held out clips" in seen.text
+    assert seen.text.index("PSNR (dB), held out clips") < seen.text.index("PSNR (dB), training clips")
+    assert [word.strip() for word in seen.words if word.strip() in ("training", "held out")].count("held out") >= 3
+    labels = re.findall(r"a square, number (\d), <b>moves</b> & 'stops' (training|held out)", seen.text)
+    assert labels == [("0", "training"), ("1", "training"), ("2", "training"), ("3", "held out")]
+    assert "pixels, and 1 clip held out: demo" in seen.text
+    assert re.search(r"decode 4 3 1 0 ", seen.text), "clips, training, held out, bad"
+
+
+def test_a_run_without_test_clips_says_nothing_of_splits(run, tmp_path, page):
+    def all_training(results):
+        parted(results)
+        for path in (results / "eval").rglob("*.csv"):
+            rows = [row for row in read_csv(path) if "means" not in path.name or row["split"] == "train"]
+            write_table(path, [{**row, "split": "train"} if "split" in row else row for row in rows])
+        (results / "clips" / "manifest.parquet").unlink()
+        index = read_json(results / "eval" / "videos" / "index.json")
+        entries = [{**entry, "split": "train"} for entry in index["clips"]]
+        write_json(results / "eval" / "videos" / "index.json", {**index, "clips": entries})
+
+    assert rewritten(run, tmp_path, all_training).text == Page(page).text
 
 
 def test_an_experiment_nobody_knew_is_shown(run, tmp_path):

@@ -54,7 +54,7 @@ def test_everything_is_made(finished):
     assert "Lemma 5.2" in (results / "theory" / "index.html").read_text()
     with (results / "eval" / "psnr.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["clip_id", "fps", "stage", "psnr", "psnr_paper", "ssim"]
+    assert list(rows[0]) == ["clip_id", "split", "fps", "stage", "psnr", "psnr_paper", "ssim"]
     assert len(rows) == 3 * 4 * 4  # clips × rates × stages
     assert {row["stage"] for row in rows} == {"decoder", "inversion", "projection", "network"}
     clip = rows[0]["clip_id"]

@@ -24,21 +24,25 @@ from vlfm.artifacts import (
 from vlfm.clips.cutting import Cutter
 from vlfm.clips.sources import name_source
 from vlfm.errors import BadClip, VLFMError
+from vlfm.splits import REMEDY, SPLITS, TRAIN
 from vlfm.words import counted
 
 COLUMNS = ("source", "start", "end", "caption")
+OPTIONAL = ("split",)
 DEMO = Path(__file__).with_name("demo.csv")
+DIGITS = Path("digits", "digits.csv")  # beside the manifest
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the CSV, checked: `start` and `end` in seconds, None where the cell is empty."""
+    """One line of the CSV, checked: `start` and `end` in seconds, None where the cell is empty; `split` is never so."""
 
     line: int
     source: str
     start: float | None
     end: float | None
     caption: str
+    split: str = TRAIN
 
 
 def build_index(clips: config.Clips, manifest: Path, ledger: Path, shards: Path) -> None:
@@ -50,23 +54,29 @@ def build_index(clips: config.Clips, manifest: Path, ledger: Path, shards: Path)
     `split_video` leaves them to be filled in. The size of a clip is the one nearest to its source's aspect ratio;
     with more than one size, every source has to be at hand, and remote ones are downloaded here.
 
-    All clips of a shard have the same duration and size: new clips are dealt out to shards by these.
+    A column `split` may say `train` or `test`, for the clips that are to be trained on and those that are not; without
+    it, and where its cell is empty, they are trained on.
+
+    All clips of a shard have the same duration, size and split: new clips are dealt out to shards by these.
 
     The plan is in the CSV's order, and frozen. Clips of an earlier plan at the same place keep their shard, clips no
     longer listed drop out of theirs, new ones fill new shards after the last number ever given. The plan is also
-    kept in `plan.json` beside the manifest, which is no output of a rule and survives its rerun. Only a clip that
-    other settings give another size than the rest of its shard leaves it, as if it were new.
+    kept in `plan.json` beside the manifest, which is no output of a rule and survives its rerun. Only a clip whose
+    split has changed, or that other settings give another size than the rest of its shard, leaves it as if it were
+    new.
 
     Args:
-        clips: the settings; `clips.index` is `demo` or a CSV with the columns source, start, end, caption.
+        clips: the settings; `clips.index` is `demo`, `moving-digits` (which `make_digits` has drawn beside the
+            manifest) or a CSV with the columns source, start, end, caption and perhaps split.
         manifest: parquet, one row per clip, grouped by shard.
         ledger: parquet, one row per clip, and per row of the CSV that is bad, with the reason.
-        shards: json, {"00000": {"clips": n, "digest": …, "duration": seconds, "height": pixels, "width": pixels}, …}.
+        shards: json, {"00000": {"clips": n, "digest": …, "duration": seconds, "height": pixels, "width": pixels,
+            "split": …}, …}.
 
     Raises:
-        VLFMError: no CSV, no text, a missing column, or not one good row.
+        VLFMError: no CSV, no text, a missing column, not one good row, or none to train on.
     """
-    path = DEMO if clips.index == "demo" else Path(clips.index)
+    path = _csv(clips.index, manifest)
     rows: list[LedgerRow] = []
     found: list[Clip] = []
     lines: dict[str, int] = {}
@@ -86,7 +96,8 @@ def build_index(clips: config.Clips, manifest: Path, ledger: Path, shards: Path)
                 if name in lines and len(windows) == 1:
                     raise BadClip(f"{entry.source}: the same window as row {lines[name]}; leave one of them out")
                 if name not in lines:
-                    fresh.append(Clip(name, entry.source, start, end, entry.caption, line, 0, height, width))
+                    clip = Clip(name, entry.source, start, end, entry.caption, line, 0, height, width, entry.split)
+                    fresh.append(clip)
             if not fresh:
                 raise BadClip(f"{entry.source}: every window of it is in an earlier row; leave one of them out")
         except BadClip as error:
@@ -98,7 +109,21 @@ def build_index(clips: config.Clips, manifest: Path, ledger: Path, shards: Path)
         found.extend(fresh)
     write_ledger(ledger, rows)
     _tell(path, [row for row in rows if row.status != "ok"], len(found))
+    if all(clip.split != TRAIN for clip in found):
+        raise VLFMError(
+            f"{path} holds no training clip: its {counted(len(found), 'good clip')} are for the test; {REMEDY}"
+        )
     _write_plan(clips, found, manifest, shards)
+
+
+def _csv(index: str, manifest: Path) -> Path:
+    """The CSV that `clips.index` stands for."""
+    if index != "moving-digits":
+        return DEMO if index == "demo" else Path(index)
+    path = manifest.parent / DIGITS
+    if not path.exists():
+        raise VLFMError(f"{path} is missing: no moving digits are drawn yet; run `vlfm make-digits --output {path}`")
+    return path
 
 
 @dataclass(frozen=True)
@@ -128,7 +153,7 @@ def read_rows(path: Path) -> Iterator[Row | Bad]:
                     f"{', '.join(header) or 'nothing'}. "
                     f"It must name {','.join(COLUMNS)}; start and end may be empty cells"
                 )
-            if twice := [name for name in COLUMNS if header.count(name) > 1]:
+            if twice := [name for name in (*COLUMNS, *OPTIONAL) if header.count(name) > 1]:
                 raise VLFMError(f"{path} has the column {', '.join(twice)} twice; remove one")
             line = reader.line_num + 1
             for cells in reader:
@@ -136,7 +161,9 @@ def read_rows(path: Path) -> Iterator[Row | Bad]:
                     yield _row(path, line, header, cells)
                 line = reader.line_num + 1
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise VLFMError(f"{path} cannot be read ({error.strerror}); clips.index must be `demo` or a CSV") from None
+        raise VLFMError(
+            f"{path} cannot be read ({error.strerror}); clips.index must be demo, moving-digits or a CSV"
+        ) from None
     except UnicodeDecodeError as error:
         raise VLFMError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
     except csv.Error as error:
@@ -160,9 +187,14 @@ def _row(path: Path, line: int, header: list[str], cells: list[str]) -> Row | Ba
             raise BadClip(f"{name}: start {start or 0:g} is not before end {end:g}; correct them (seconds)")
         if not values["caption"]:
             raise BadClip(f"{name}: the caption is empty; write what the window shows")
+        split = values.get("split") or TRAIN
+        if split not in SPLITS:
+            raise BadClip(
+                f"{name}: split is {split!r}; write {' or '.join(SPLITS)}, or leave the cell empty for {TRAIN}"
+            )
     except BadClip as error:
         return Bad(line, source, str(error))
-    return Row(line, name, start, end, " ".join(values["caption"].split()))
+    return Row(line, name, start, end, " ".join(values["caption"].split()), split)
 
 
 def _seconds(source: str, column: str, cell: str) -> float | None:
@@ -188,19 +220,19 @@ def _tell(path: Path, bad: list[LedgerRow], good: int) -> None:
 
 
 def _write_plan(settings: config.Clips, found: list[Clip], manifest: Path, shards: Path) -> None:
-    def bucket(clip: Clip) -> tuple[float, int, int]:
-        return settings.duration_near(clip.duration), clip.height, clip.width
+    def bucket(clip: Clip) -> tuple[float, int, int, str]:
+        return settings.duration_near(clip.duration), clip.height, clip.width, clip.split
 
     record = manifest.with_name("plan.json")
     earlier, following = _earlier_plan(manifest, record)
     by_id = {clip.clip_id: clip for clip in found}
     members: dict[int, list[Clip]] = {}
-    for name, shard in earlier.items():
-        if name in by_id:
+    for name, (shard, split) in earlier.items():
+        if name in by_id and by_id[name].split == split:
             some = members.setdefault(shard, [])
             if not some or bucket(some[0]) == bucket(by_id[name]):
                 some.append(replace(by_id.pop(name), shard=shard))
-    new: dict[tuple[float, int, int], list[Clip]] = {}
+    new: dict[tuple[float, int, int, str], list[Clip]] = {}
     for clip in by_id.values():
         new.setdefault(bucket(clip), []).append(clip)
     for some in new.values():
@@ -211,7 +243,7 @@ def _write_plan(settings: config.Clips, found: list[Clip], manifest: Path, shard
     plan = [clip for some in members.values() for clip in some]
     following = max([following, *(shard + 1 for shard in members)])
     # The record first: a crash in between leaves a plan that the next run repeats, never one it contradicts.
-    write_json(record, {"next": following, "clips": [[clip.clip_id, clip.shard] for clip in plan]})
+    write_json(record, {"next": following, "clips": [[clip.clip_id, clip.shard, clip.split] for clip in plan]})
     write_manifest(manifest, plan)
     write_json(
         shards,
@@ -219,22 +251,27 @@ def _write_plan(settings: config.Clips, found: list[Clip], manifest: Path, shard
             f"{shard:05d}": {
                 "clips": len(some),
                 "digest": shard_digest(some),
-                **dict(zip(("duration", "height", "width"), bucket(some[0]), strict=True)),
+                **dict(zip(("duration", "height", "width", "split"), bucket(some[0]), strict=True)),
             }
             for shard, some in members.items()
         },
     )
 
 
-def _earlier_plan(manifest: Path, record: Path) -> tuple[dict[str, int], int]:
-    """Shards by clip id in the order of an earlier plan, and the first shard number never used."""
+def _earlier_plan(manifest: Path, record: Path) -> tuple[dict[str, tuple[int, str]], int]:
+    """Shard and split by clip id in the order of an earlier plan, and the first shard number never used.
+
+    A plan from before there were splits names none: its clips are training clips.
+    """
     if record.is_file():
         plan = read_json(record)
         try:
-            return {str(name): int(shard) for name, shard in plan["clips"]}, int(plan["next"])
+            earlier = {str(name): (int(shard), *(split or [TRAIN])) for name, shard, *split in plan["clips"]}
+            return earlier, int(plan["next"])
         except (KeyError, TypeError, ValueError) as error:
             raise VLFMError(f"{record} is no shard plan ({error}); restore it, or remove it and all shards") from error
     if manifest.is_file():
         clips = read_manifest(manifest)
-        return {clip.clip_id: clip.shard for clip in clips}, max((clip.shard for clip in clips), default=-1) + 1
+        earlier = {clip.clip_id: (clip.shard, clip.split) for clip in clips}
+        return earlier, max((clip.shard for clip in clips), default=-1) + 1
     return {}, 0

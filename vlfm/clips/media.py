@@ -265,6 +265,8 @@ class DecordFrames:
                 frame = self._video.next().asnumpy()
             except (Exception, StopIteration) as error:
                 raise Suspicious(f"decord stopped at {shown:.3f} s: {_first_line(error)}") from error
+            if frame.shape[-1] != 3:  # version 0.6.0, where 3 · width rounded up to 64 bytes is 4 · width: 48, 72, …
+                raise Suspicious(f"decord gives pictures of {frame.shape[-1]} colours at width {frame.shape[1]}")
             yield float(shown), frame
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +25,10 @@ from vlfm.latents.load import load_decoder
 from vlfm.latents.store import ClipLatents, LatentStore
 from vlfm.media import contact_sheet, write_mp4, write_png
 from vlfm.model.flow_model import FlowModel
+from vlfm.splits import LABELS, SPLITS, TRAIN, splits_met
 
 STAGES = ("decoder", "inversion", "projection", "network")
-COLUMNS = ("clip_id", "fps", "stage", *METRICS)
+COLUMNS = ("clip_id", "split", "fps", "stage", *METRICS)
 
 
 @dataclass(frozen=True)
@@ -45,17 +47,20 @@ def evaluate(
     output: Path,
     videos: Path,
     device: torch.device,
+    splits: Mapping[str, str] | None = None,
 ) -> None:
     """Score the clips and render their videos.
 
     Args:
-        shards: names of the shards in the plan; clips come from as many of them as are needed.
+        shards: names of the shards in the plan; `evaluation.clips` of each split come from as many of
+            them as are needed.
         results: the run's folder, read only: clips, latents, coefficients, decoder and model in it.
         output: CSV with a row per clip, frame rate and stage. Every score is a mean over the frames nearest
             to the rate's instants, each rendered at that frame's own presentation time. Rates above the clips' own
             are rendered but not scored: between the frames there is no truth.
         videos: folder for `CLIP_24fps.mp4` …, generated from the captions, `CLIP_true.mp4`, a contact sheet
             `CLIP.png`, and `index.json`, written last.
+        splits: shard → `train` or `test`; shards that it lacks hold training clips.
 
     Scores of finished clips are kept beside `videos`, so that a killed job goes on with the clip it was at.
     """
@@ -70,7 +75,11 @@ def evaluate(
     partial.mkdir(parents=True, exist_ok=True)
     model = FlowModel.from_pretrained(results / "model", device)
     decoder = load_decoder(config, results / "decoder", device)
-    chosen = choose_clips(results, shards, config.evaluation.clips)
+    split_of = {shard: (splits or {}).get(shard, TRAIN) for shard in shards}
+    chosen: dict[str, list[str]] = {}
+    for split in SPLITS:
+        members = [shard for shard in shards if split_of[shard] == split]
+        chosen |= choose_clips(results, members, config.evaluation.clips)
     rows: list[dict] = []
     entries: list[dict] = []
     bar = progress(total=sum(map(len, chosen.values())), what="evaluate")
@@ -81,8 +90,8 @@ def evaluate(
             if not done.exists():
                 write_json(done, _evaluate_clip(config, example, model, decoder, videos))
             record = read_json(done)
-            rows += record["rows"]
-            entries.append(record["entry"])
+            rows += [{**row, "split": split_of[shard]} for row in record["rows"]]
+            entries.append({**record["entry"], "split": split_of[shard]})
             bar.update(1)
     bar.close()
 
@@ -93,10 +102,19 @@ def evaluate(
     write_json(videos / "index.json", {"fingerprint": identity, "clips": entries})
     write_bytes(output, text.getvalue().encode())
     shutil.rmtree(partial)
-    for stage in STAGES:
-        scores = [row["psnr"] for row in rows if row["stage"] == stage and float(row["fps"]) == config.clips.fps]
-        if scores:
-            print(f"{stage:<10} {np.mean(scores):6.2f} dB at {config.clips.fps:g} frames a second")
+    _tell(rows, config.clips.fps)
+
+
+def _tell(rows: list[dict], fps: float) -> None:
+    """Print the mean PSNR of each stage at the clips' own rate."""
+    met = splits_met(row["split"] for row in rows)
+    native = [row for row in rows if float(row["fps"]) == fps]
+    for split in met:
+        which = f", {LABELS[split]} clips" if len(met) > 1 else ""
+        for stage in STAGES:
+            scores = [row["psnr"] for row in native if (row["split"], row["stage"]) == (split, stage)]
+            if scores:
+                print(f"{stage:<10} {np.mean(scores):6.2f} dB at {fps:g} frames a second{which}")
 
 
 def _examples(results: Path, shard: str, clip_ids: list[str]):

@@ -7,7 +7,7 @@ Policy), and its videos are base64 blocks at its end, which become videos when t
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jinja2
@@ -17,11 +17,12 @@ from vlfm import __version__
 from vlfm import config as configs
 from vlfm.artifacts import LedgerRow, read_json, write_bytes
 from vlfm.errors import VLFMError
-from vlfm.evaluation.ledger import read_rows, summarise
+from vlfm.evaluation.ledger import read_rows, read_splits, summarise
 from vlfm.evaluation.page import films
 from vlfm.evaluation.page.films import Group, Library
-from vlfm.evaluation.page.tables import Table, from_rows, make_table, read_csv
+from vlfm.evaluation.page.tables import Table, from_rows, make_table, read_csv, split_in_words
 from vlfm.latents.depth import walked_steps
+from vlfm.splits import LABELS, TEST, TRAIN, splits_met
 from vlfm.words import counted
 
 SIZE = 11_400_000  # bytes of videos and pictures: with the tables a page below 12 MB
@@ -44,6 +45,7 @@ LOSSES = {
 }
 EXPERIMENTS = ("ledger", "interpolation", "extrapolation", "order", "ablation", "speed")
 JOBS = (
+    "make_digits",
     "index",
     "decode",
     "prepare_decoder",
@@ -86,7 +88,7 @@ def write_report(config: configs.Config, results: Path, output: Path) -> None:
     experiments = _experiments(results / "eval", library)
     entries = read_json(results / "eval" / "videos" / "index.json")["clips"]
     clips = _clips(entries, scores, results / "eval" / "videos", config, library)
-    rows = read_rows(results)
+    rows, splits = read_rows(results), read_splits(results)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("vlfm.evaluation", "page"),
         autoescape=True,
@@ -100,7 +102,7 @@ def write_report(config: configs.Config, results: Path, output: Path) -> None:
         script=Markup(_part("page.js")),
         long=LONG,
         facts=_facts(config, scores, training),
-        settings=_settings(config, read_json(results / "decoder" / "decoder.json"), training),
+        settings=_settings(config, read_json(results / "decoder" / "decoder.json"), training, splits),
         ledger=next((experiment for experiment in experiments if experiment.name == "ledger"), None),
         losses=_losses(results / "eval" / "ledger" / "means.csv"),
         scores=_score_tables(config, scores),
@@ -114,7 +116,7 @@ def write_report(config: configs.Config, results: Path, output: Path) -> None:
         loss=loss,
         speed=_training_speed(config, training, results / "benchmarks" / "train.tsv"),
         jobs=_jobs(results, rows, training["steps"] * config.training.batch_size, len(entries)),
-        clip_ledger=_clip_ledger(rows),
+        clip_ledger=_clip_ledger(rows, splits),
         bad=_bad(rows),
         config=(results / "config.yaml").read_text(),
         videos=library.videos,
@@ -135,14 +137,23 @@ def _facts(config: configs.Config, scores: list[dict[str, str]], training: dict)
     facts = []
     native = [row for row in scores if float(row["fps"]) == config.clips.fps]
     named = {"network": "generated from captions", "projection": "the polynomial path", "decoder": "the decoder alone"}
+    parts = _by_split(native)
     for stage, words in named.items():
-        values = [float(row["psnr"]) for row in native if row["stage"] == stage]
-        if values:
-            facts.append((f"{sum(values) / len(values):.1f} dB", f"PSNR, {words}"))
+        for split, lines in parts.items():
+            values = [float(row["psnr"]) for row in lines if row["stage"] == stage]
+            which = f", {LABELS[split]} clips" if len(parts) > 1 else ""
+            if values:
+                facts.append((f"{sum(values) / len(values):.1f} dB", f"PSNR, {words}{which}"))
     facts.append((str(training["clips"]), "clip learnt" if training["clips"] == 1 else "clips learnt"))
     number, noun = _evaluations(config).split(" ", 1)
     facts.append((number, f"{noun} a clip"))
     return facts
+
+
+def _by_split(rows: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
+    """The rows of each split that occurs, training first; rows from before there were splits are training clips'."""
+    met = splits_met(row.get("split", TRAIN) for row in rows)
+    return {split: [row for row in rows if row.get("split", TRAIN) == split] for split in met}
 
 
 def _evaluations(config: configs.Config) -> str:
@@ -151,7 +162,7 @@ def _evaluations(config: configs.Config) -> str:
     return counted(config.evaluation.steps, "network evaluation") if known else "several network evaluations"
 
 
-def _settings(config: configs.Config, decoder: dict, training: dict) -> list[tuple[str, str]]:
+def _settings(config: configs.Config, decoder: dict, training: dict, splits: dict[str, str]) -> list[tuple[str, str]]:
     clips, flow, model, train = config.clips, config.flow, config.model, config.training
     lengths = " and ".join(f"{duration:g}" for duration in clips.durations)
     sizes = " and ".join(f"{width}×{height}" for height, width in clips.sizes)
@@ -162,12 +173,13 @@ def _settings(config: configs.Config, decoder: dict, training: dict) -> list[tup
             visual += f"; {decoder['held_out_psnr']:.2f} dB on frames held out of its training"
     else:
         visual = f"{config.decoder.name}, {config.decoder.model}"
+    held_out = f", and {counted(list(splits.values()).count(TEST), 'clip')} held out" if splits else ""
     skipped = f", {training['skipped']} of them skipped" if training.get("skipped") else ""
     return [
         (
             "data",
-            f"{counted(training['clips'], 'clip')} of {lengths} s at {clips.fps:g} frames a second, {sizes} pixels: "
-            f"{clips.index}",
+            f"{counted(training['clips'], 'clip')} of {lengths} s at {clips.fps:g} frames a second, {sizes} pixels"
+            f"{held_out}: {clips.index}",
         ),
         ("visual decoder", f"{visual}."),
         ("inversion", f"{_inversion(config)}."),
@@ -211,27 +223,34 @@ def _inversion(config: configs.Config) -> str:
 
 
 def _score_tables(config: configs.Config, scores: list[dict[str, str]]) -> dict[str, Table]:
-    """Metric → a row per stage, a column per frame rate: means over clips with 95 % intervals."""
+    """Metric → a row per stage, a column per frame rate: means over clips with 95 % intervals; of each split a table,
+    test clips first, where there are such."""
+    titles = {"psnr": "PSNR (dB)", "psnr_paper": "The paper's PSNR", "ssim": "SSIM"}
+    parts = _by_split(scores)
+    return {
+        f"{title}, {LABELS[split]} clips" if len(parts) > 1 else title: _score_table(lines, metric, config.seed)
+        for metric, title in titles.items()
+        for split, lines in reversed(parts.items())
+    }
+
+
+def _score_table(scores: list[dict[str, str]], metric: str, seed: int) -> Table:
     from vlfm.evaluation.metrics import mean_interval
 
     groups: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
     for row in scores:
         groups[row["stage"], row["fps"]].append(row)
     rates = sorted({row["fps"] for row in scores}, key=float)
-    titles = {"psnr": "PSNR (dB)", "psnr_paper": "The paper's PSNR", "ssim": "SSIM"}
-    tables = {}
-    for metric, title in titles.items():
-        rows = []
-        for stage in dict.fromkeys(stage for stage, _ in groups):
-            row = {"stage": stage}
-            for rate in rates:
-                values = [float(line[metric]) for line in groups[stage, rate] if line[metric]]
-                interval = mean_interval(values, config.seed) if values else ("", "", "")
-                name = f"{rate} frames/s"
-                row |= dict(zip((name, f"{name}_low", f"{name}_high"), map(str, interval), strict=True))
-            rows.append(row)
-        tables[title] = from_rows(rows)
-    return tables
+    rows = []
+    for stage in dict.fromkeys(stage for stage, _ in groups):
+        row = {"stage": stage}
+        for rate in rates:
+            values = [float(line[metric]) for line in groups[stage, rate] if line[metric]]
+            interval = mean_interval(values, seed) if values else ("", "", "")
+            name = f"{rate} frames/s"
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), map(str, interval), strict=True))
+        rows.append(row)
+    return from_rows(rows)
 
 
 def _losses(path: Path) -> Table | None:
@@ -240,7 +259,16 @@ def _losses(path: Path) -> Table | None:
         return None
     rows = read_csv(path)
     table = from_rows(
-        [{"": row["stage"], "dB": row["mean"], "dB_low": row["low"], "dB_high": row["high"]} for row in rows]
+        [
+            {
+                **({"clips": row["split"]} if "split" in row else {}),
+                "": row["stage"],
+                "dB": row["mean"],
+                "dB_low": row["low"],
+                "dB_high": row["high"],
+            }
+            for row in split_in_words(rows)
+        ]
     )
     words = make_table(["what it is"], [[LOSSES.get(row["stage"], "")] for row in rows])
     return Table(
@@ -270,20 +298,20 @@ def _clips(
         if float(row["fps"]) == config.clips.fps:
             stages[row["clip_id"]][row["stage"]] = float(row["psnr"])
     groups = []
+    told_apart = len({entry.get("split", TRAIN) for entry in entries}) > 1
     for entry in chosen:
         videos = {rate: folder / name for rate, name in entry["videos"].items()}
         true = library.film("true", {"": videos.pop("true")})
         generated = library.film("from the caption", dict(sorted(videos.items(), key=lambda item: float(item[0]))))
         psnr = stages[entry["clip_id"]]
         note = "PSNR " + " · ".join(f"{stage} {value:.1f}" for stage, value in psnr.items()) + " dB" if psnr else ""
-        groups.append(Group(entry["caption"], [true, generated], note))
+        label = LABELS[entry.get("split", TRAIN)] if told_apart else ""
+        groups.append(Group(entry["caption"], [true, generated], note, label=label))
     pictured = []
     for entry, group in zip(chosen, groups, strict=True):
         content = films.sheet(folder / entry["sheet"]) if len(pictured) < films.SHEETS and entry.get("sheet") else b""
         fits = content and len(content) * 4 / 3 + 100 < library.left
-        pictured.append(
-            Group(group.title, group.films, group.note, library.picture(content, "image/webp") if fits else "")
-        )
+        pictured.append(replace(group, sheet=library.picture(content, "image/webp") if fits else ""))
     return pictured
 
 
@@ -309,7 +337,7 @@ def _experiments(folder: Path, library: Library) -> list[Experiment]:
             index["title"],
             index["caption"],
             figures[name],
-            from_rows(read_csv(folder / f"{name}.csv")),
+            from_rows(split_in_words(read_csv(folder / f"{name}.csv"))),
             taken[name],
             _shown(len(taken[name]), len(index["groups"])),
         )
@@ -417,10 +445,14 @@ def _time(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
-def _clip_ledger(rows: list[LedgerRow]) -> Table:
+def _clip_ledger(rows: list[LedgerRow], splits: dict[str, str]) -> Table:
+    parts = [LABELS[split] for split in splits_met(splits.values())]
     return make_table(
-        ["stage", "clips", "bad", "seconds", "MB written"],
-        [[line.stage, line.ok, line.bad, line.seconds, line.bytes / 1e6] for line in summarise(rows)],
+        ["stage", "clips", *parts, "bad", "seconds", "MB written"],
+        [
+            [line.stage, line.ok, *line.splits.values(), line.bad, line.seconds, line.bytes / 1e6]
+            for line in summarise(rows, splits)
+        ],
     )
 
 

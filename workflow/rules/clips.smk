@@ -1,12 +1,35 @@
-# Dataset index → manifest and shard plan → decoded clips.
+# Dataset index (drawn, where it is moving digits) → manifest and shard plan → decoded clips.
 #
 # A ledger is a log here: Snakemake removes the outputs of a failed job, and a shard that failed is just the one
 # whose ledger somebody wants to read.
 
 
+DRAWN = "results/clips/digits/digits.csv"  # the videos beside it are known by it, as downloads are by their addresses
+INDEX = {"demo": [], "moving-digits": DRAWN}
+
+
+rule make_digits:
+    output:
+        DRAWN,
+    log:
+        "results/logs/make_digits.log",
+    benchmark:
+        "results/benchmarks/make_digits.tsv"
+    params:
+        settings=settings("clips.digits", "clips.fps", "clips.duration", "clips.size", "seed"),
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    conda:
+        "../../envs/vlfm.yaml"
+    shell:
+        "vlfm make-digits --config results/config.yaml --output {output:q} --log {log:q}"
+
+
 checkpoint index:
     input:
-        index=[] if CONFIG.clips.index == "demo" else CONFIG.clips.index,
+        index=INDEX.get(CONFIG.clips.index, CONFIG.clips.index),
     output:
         manifest=update("results/clips/manifest.parquet"),
         plan=update("results/clips/shards.json"),

@@ -7,6 +7,7 @@ import json
 
 from vlfm import config as configs
 from vlfm.errors import VLFMError
+from vlfm.splits import TRAIN, shards_of
 
 try:
     CONFIG = configs.parse(config, "the configuration")
@@ -29,14 +30,18 @@ def plan(wildcards):
         return json.load(file)
 
 
-def shards(pattern):
-    """An input function: `pattern` filled in for every shard of the plan."""
-    return lambda wildcards: expand(pattern, shard=sorted(plan(wildcards)))
+def shards(pattern, split=None):
+    """An input function: `pattern` filled in for every shard of the plan, or for those of one split."""
+    return lambda wildcards: expand(pattern, shard=shards_of(plan(wildcards), split))
 
 
 def shard_plan(wildcards):
-    """What a shard's clips are: a shard is decoded again when its own clips change, not when the plan grows."""
-    return json.dumps(plan(wildcards)[wildcards.shard], sort_keys=True)
+    """What a shard's clips are: a shard is decoded again when its own clips change, not when the plan grows.
+
+    Its split, which no shard ever changes, decides nothing about frames; plans from before there were splits lack it.
+    """
+    about = plan(wildcards)[wildcards.shard]
+    return json.dumps({key: value for key, value in about.items() if key != "split"}, sort_keys=True)
 
 
 def experiment(name, *details):

@@ -137,8 +137,8 @@ rule train_head:
         decoder="results/decoder/decoder.json",
         clips=shards("results/clips/{shard}.tar"),
         latents=shards("results/latents/{shard}.zarr"),
-        coefficients=shards("results/coefficients/{shard}.tar"),
-        moments=shards("results/coefficients/{shard}.json"),
+        coefficients=shards("results/coefficients/{shard}.tar", TRAIN),
+        moments=shards("results/coefficients/{shard}.json", TRAIN),
     output:
         result="results/eval/ablation/{head}/result.json",
         model="results/eval/ablation/{head}/model/training.json",

@@ -6,7 +6,7 @@ TRAINED = CONFIG.decoder.name == "embedded"  # on the clips; any other decoder i
 rule prepare_decoder:
     input:
         plan=ancient("results/clips/shards.json"),
-        clips=shards("results/clips/{shard}.tar") if TRAINED else [],
+        clips=shards("results/clips/{shard}.tar", TRAIN) if TRAINED else [],
     output:
         "results/decoder/decoder.json",
     log:

@@ -4,8 +4,8 @@
 rule train_model:
     input:
         plan=ancient("results/clips/shards.json"),
-        coefficients=shards("results/coefficients/{shard}.tar"),
-        moments=shards("results/coefficients/{shard}.json"),
+        coefficients=shards("results/coefficients/{shard}.tar", TRAIN),
+        moments=shards("results/coefficients/{shard}.json", TRAIN),
         decoder="results/decoder/decoder.json",
         empty=["results/captions/empty.safetensors"] if CONFIG.training.caption_dropout else [],
     output:

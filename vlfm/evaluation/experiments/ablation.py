@@ -10,6 +10,7 @@ curve of PSNR against seconds, linearly between measurements.
 """
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from vlfm.evaluation.render import shown_times
 from vlfm.latents.frames import to_tensor
 from vlfm.model.flow_model import FlowModel
 from vlfm.model.transformer import VLFMTransformer
+from vlfm.splits import TRAIN
 from vlfm.training.data import read_moments
 from vlfm.training.loop import train
 from vlfm.training.network import new_model
@@ -68,9 +70,9 @@ def run_head(run: Run, output: Path, head: str) -> None:
     """
     folder = output / "ablation" / head
     config = configured(run.config, head)
-    coefficients = [run.results / "coefficients" / f"{shard}.tar" for shard in run.shards]
+    coefficients = [run.results / "coefficients" / f"{shard}.tar" for shard in run.training_shards]
     moment_files = [path.with_suffix(".json") for path in coefficients]
-    run = Run(config, run.results, run.shards, run.device)
+    run = replace(run, config=config)
     judge = Judge(run)
     moments = read_moments(moment_files)
     identity = run.identity("model", "training", "flow", "evaluation", "experiments", data=moments.fingerprint)
@@ -117,7 +119,7 @@ def run_head(run: Run, output: Path, head: str) -> None:
 
 
 class Judge:
-    """Scores a model on the run's clips, recovered from their captions.
+    """Scores a model on clips that it was trained on, recovered from their captions.
 
     Attributes:
         names: of the clips. decoded: their frames and times.
@@ -125,7 +127,7 @@ class Judge:
 
     def __init__(self, run: Run):
         self.run = run
-        self.names = run.clip_ids(run.config.experiments.clips)
+        self.names = run.clip_ids(run.config.experiments.clips, TRAIN)
         self.decoded = run.frames(self.names)
 
     def scores(self, model: FlowModel) -> dict[str, dict[str, float]]:

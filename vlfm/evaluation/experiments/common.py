@@ -4,8 +4,8 @@ import contextlib
 import csv
 import io
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from vlfm.latents.load import load_decoder
 from vlfm.latents.store import ClipLatents, LatentStore
 from vlfm.media import write_mp4
 from vlfm.model.flow_model import FlowModel
+from vlfm.splits import TRAIN
 
 Row = dict[str, Any]
 
@@ -40,12 +41,22 @@ class Run:
         results: its folder.
         shards: names of the shards in the plan.
         device: where networks run.
+        splits: shard → `train` or `test`; shards that it lacks hold training clips.
     """
 
     config: configs.Config
     results: Path
     shards: Sequence[str]
     device: torch.device
+    splits: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.splits = {shard: self.splits.get(shard, TRAIN) for shard in self.shards}
+
+    @property
+    def training_shards(self) -> list[str]:
+        """The shards whose clips the run is trained on."""
+        return [shard for shard in self.shards if self.splits[shard] == TRAIN]
 
     @cached_property
     def decoder(self) -> VisualDecoder:
@@ -101,9 +112,10 @@ class Run:
         )
         return values[0].cpu()
 
-    def clip_ids(self, limit: int) -> list[str]:
-        """At most `limit` clips with latents, spread evenly over the run."""
-        return spread([clip_id for store in self.stores.values() for clip_id in store.clip_ids], limit)
+    def clip_ids(self, limit: int, split: str | None = None) -> list[str]:
+        """At most `limit` clips with latents, spread evenly over the run, or over one split of it."""
+        shards = [shard for shard in self.shards if split in (None, self.splits[shard])]
+        return spread([clip_id for shard in shards for clip_id in self.stores[shard].clip_ids], limit)
 
     def latents(self, clip_id: str) -> ClipLatents:
         """What the latent stores hold of a clip."""

@@ -7,8 +7,8 @@ and the hybrid path through these draws the others. A stage's loss is the PSNR b
 
     PSNR of the decoder − inversion − projection − network − interpolation = PSNR of the last video
 
-exactly, for every clip and for the means. A loss below 0 is a gain. The first entry is the decoder's own PSNR: a
-perfect decoder's would be infinite.
+exactly, for every clip and for the means, which training clips and test clips have each their own. A loss below 0 is a
+gain. The first entry is the decoder's own PSNR: a perfect decoder's would be infinite.
 """
 
 from itertools import pairwise
@@ -36,6 +36,7 @@ from vlfm.evaluation.metrics import psnr
 from vlfm.evaluation.plots import WIDTH, svg
 from vlfm.evaluation.render import nearest_frames, rate_times
 from vlfm.latents.frames import to_tensor
+from vlfm.splits import LABELS, TRAIN, splits_met
 from vlfm.video.weights import path_weights
 
 STAGES = ("decoder", "inversion", "projection", "network")
@@ -46,17 +47,19 @@ COLUMNS = ("decoder", *LOSSES, "total", "left")
 def run(run: Run, output: Path) -> None:
     """Write `ledger.csv`, `.svg` and the folder `ledger/` in `output`, from `psnr.csv` there; see `common.finish`.
 
-    A row is a clip: `decoder`, its PSNR; each stage's loss; `total`, their sum; `left`, the PSNR of the last video.
-    `ledger/means.csv` holds the means over clips with 95 % intervals.
+    A row is a clip: `split`; `decoder`, its PSNR; each stage's loss; `total`, their sum; `left`, the PSNR of the last
+    video. `ledger/means.csv` holds the means over the clips of each split with 95 % intervals.
 
     Raises:
         VLFMError: if `psnr.csv` is missing, or evaluation.fps lacks the clips' own rate.
     """
     fps = run.config.clips.fps
     scores: dict[str, dict[str, float]] = {}
+    splits: dict[str, str] = {}
     for row in read_table(output / "psnr.csv"):
         if float(row["fps"]) == fps:
             scores.setdefault(row["clip_id"], {})[row["stage"]] = float(row["psnr"])
+            splits[row["clip_id"]] = row.get("split", TRAIN)
     if not scores:
         raise VLFMError(
             f"the ledger is taken at the clips' own rate, which evaluation.fps lacks: add {fps:g} to it and run "
@@ -70,18 +73,34 @@ def run(run: Run, output: Path) -> None:
             name: measured(name, _interpolated, run, name, decoded[name], folder, index < settings.videos)
             for index, name in enumerate(watched(scores, "ledger"))
         }
-        rows = [{"clip_id": name, **entry(scores[name], record["psnr"])} for name, record in records.items()]
+        rows = [
+            {"clip_id": name, "split": splits[name], **entry(scores[name], record["psnr"])}
+            for name, record in records.items()
+        ]
         groups = [group for record in records.values() for group in record["groups"]]
-        table = means([{"all": "", **row} for row in rows], ("all",), COLUMNS, run.config.seed)
         summary = [
-            {"stage": name, "mean": table[0][name], "low": table[0][f"{name}_low"], "high": table[0][f"{name}_high"]}
+            {
+                "split": line["split"],
+                "stage": name,
+                "mean": line[name],
+                "low": line[f"{name}_low"],
+                "high": line[f"{name}_high"],
+            }
+            for line in means(rows, ("split",), COLUMNS, run.config.seed)
             for name in COLUMNS
         ]
-        caption = "Losses in dB, each stage's alone; they add up: " + ", ".join(
-            f"{row['stage']} {row['mean']:.2f}" for row in summary
-        )
+        caption = "Losses in dB, each stage's alone; they add up: " + _in_words(summary)
         finish(output, "ledger", "Where quality goes", caption, rows, {"means": summary}, _figure(summary), groups)
     print(caption)
+
+
+def _in_words(summary: list[Row]) -> str:
+    """The means in one line; where there are two splits, each with its name."""
+    lines = {
+        split: ", ".join(f"{row['stage']} {row['mean']:.2f}" for row in summary if row["split"] == split)
+        for split in splits_met(row["split"] for row in summary)
+    }
+    return "; ".join(f"{LABELS[split]}: {line}" if len(lines) > 1 else line for split, line in lines.items())
 
 
 def entry(scores: dict[str, float], last: float) -> dict[str, float]:
@@ -113,11 +132,21 @@ def _interpolated(run: Run, name: str, clip, folder: Path, shown: bool) -> dict:
 
 
 def _figure(summary: list[Row]) -> str:
-    """A waterfall of the means: what the decoder gives, what each stage takes, what is left."""
+    """A waterfall of the means: what the decoder gives, what each stage takes, what is left; of each split its own."""
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(WIDTH, 3.4), layout="constrained")
-    value = {row["stage"]: row["mean"] for row in summary}
+    met = splits_met(row["split"] for row in summary)
+    size = (WIDTH, 3.4 * len(met))
+    figure, several = pyplot.subplots(len(met), figsize=size, layout="constrained", squeeze=False)
+    for split, axes in zip(met, several[:, 0], strict=True):
+        _draw(axes, {row["stage"]: row["mean"] for row in summary if row["split"] == split})
+        if len(met) > 1:
+            axes.set_title(LABELS[split], fontsize=9.5)
+    return svg(figure, "ledger")
+
+
+def _draw(axes, value: dict[str, float]) -> None:
+    """One waterfall, of a mean for each of `COLUMNS`."""
     top = value["decoder"]
     names, level = ["decoder", *LOSSES, "left"], top
     axes.bar(0, top, color=COLOURS[7])
@@ -143,4 +172,3 @@ def _figure(summary: list[Row]) -> str:
     axes.set_xticks(range(len(names)), names, rotation=25, ha="right", fontsize=8.5)
     axes.set_ylabel("PSNR (dB)")
     axes.grid(alpha=0.3, axis="y")
-    return svg(figure, "ledger")

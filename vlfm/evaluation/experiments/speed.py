@@ -4,6 +4,7 @@ The networks are the ablation's, whose size and training differ in the head alon
 head, integrated from frame to frame; ours is one evaluation of the coefficients head, whatever the rate.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from vlfm.evaluation.plots import WIDTH, legend_below, svg
 from vlfm.evaluation.render import rate_times
 from vlfm.latents.frames import to_tensor
 from vlfm.model.flow_model import FlowModel
+from vlfm.splits import TRAIN
 from vlfm.words import counted
 
 REPEATS = 3  # timings of which the fastest counts: the others waited for something else
@@ -42,7 +44,7 @@ def run(run: Run, output: Path) -> None:
     a frame interval) at that rate, and, at the clips' own rate, the PSNR.
     """
     models = output / "ablation"
-    names = run.clip_ids(SCORED)
+    names = run.clip_ids(SCORED, TRAIN)
     decoded = run.frames(names)
     stored = {name: run.latents(name) for name in names}
     rates = sorted({*run.config.evaluation.fps, run.config.clips.fps})
@@ -62,9 +64,7 @@ def run(run: Run, output: Path) -> None:
             def way(head: str = head, how: dict = how) -> dict:
                 model = FlowModel.from_pretrained(models / head / "model", run.device)
                 changed = run.config.evaluation.model_copy(update={"guidance": 1.0, **how})
-                changed = Run(
-                    run.config.model_copy(update={"evaluation": changed}), run.results, run.shards, run.device
-                )
+                changed = replace(run, config=run.config.model_copy(update={"evaluation": changed}))
                 found = {}
                 for rate in rates:
                     times = torch.from_numpy(rate_times(rate, stored[names[0]].duration))

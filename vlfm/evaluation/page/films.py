@@ -38,12 +38,14 @@ class Group:
         title: the caption they were made from.
         note: a line below.
         sheet: data URI of a contact sheet, or "".
+        label: whether the clip was held out of training, in words, or "".
     """
 
     title: str
     films: list[Film]
     note: str = ""
     sheet: str = ""
+    label: str = ""
 
 
 @dataclass

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlfm.errors import VLFMError
+from vlfm.splits import LABELS, TRAIN, splits_met
 
 NAMES = {
     "fps": "frames/s",
@@ -88,6 +89,14 @@ def from_rows(rows: Sequence[dict[str, str]]) -> Table:
         bounds = [(row.get(f"{name}_low") or "", row.get(f"{name}_high") or "") for row in rows]
         columns.append(_column([row[name] for row in rows], bounds))
     return Table([_name(name) for name in names], [list(cells) for cells in zip(*columns, strict=True)])
+
+
+def split_in_words(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """A CSV's rows with the column `split` as a reader is told of it; without it where all are training clips."""
+    met = splits_met(row.get("split", TRAIN) for row in rows)
+    if len(met) > 1:
+        return [{**row, "split": LABELS.get(row["split"], row["split"])} for row in rows]
+    return [{name: cell for name, cell in row.items() if name != "split"} for row in rows]
 
 
 def _is_bound(name: str, row: dict[str, str]) -> bool:

@@ -1,0 +1,98 @@
+"""Training clips and test clips told apart: in the scores, the ledger and what the experiments choose from."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from tests.evaluation.experiments.conftest import CPU, SIZE, small
+from vlfm.artifacts import read_json, read_tar, write_tar
+from vlfm.coefficients.project import project_shard
+from vlfm.evaluation.evaluate import evaluate
+from vlfm.evaluation.experiments import ablation, ledger
+from vlfm.evaluation.experiments.common import Run, read_table
+from vlfm.latents.store import LatentStore, write_store
+
+SHARDS = ["00000", "00001"]
+SPLITS = {"00000": "train", "00001": "test"}
+
+
+@pytest.fixture(scope="module")
+def parted(results, tmp_path_factory):
+    """The run with a second shard, of test clips: the first one's under names that begin with an f."""
+    folder = tmp_path_factory.mktemp("parted") / "results"
+    shutil.copytree(results, folder)
+
+    def renamed(sample):
+        name = f"f{sample['__key__'][1:]}"
+        return {**sample, "__key__": name, "json": json.dumps({**json.loads(sample["json"]), "clip_id": name}).encode()}
+
+    write_tar(folder / "clips" / "00001.tar", map(renamed, read_tar(folder / "clips" / "00000.tar")))
+    clips = [replace(clip, clip_id=f"f{clip.clip_id[1:]}") for clip in LatentStore(folder / "latents" / "00000.zarr")]
+    store = folder / "latents" / "00001.zarr"
+    write_store(store, clips, "float32", "f00d", {}, fps=24.0, height=SIZE, width=SIZE)
+    tar = folder / "coefficients" / "00001.tar"
+    project_shard(small(), store, tar, tar.with_suffix(".json"), tar.with_suffix(".parquet"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scored(parted, tmp_path_factory):
+    output = tmp_path_factory.mktemp("eval")
+    evaluate(small(), SHARDS, parted, output / "psnr.csv", output / "videos", CPU, SPLITS)
+    return output
+
+
+def test_of_each_split_as_many_clips_are_scored(scored):
+    rows = read_table(scored / "psnr.csv")
+    assert list(rows[0])[:4] == ["clip_id", "split", "fps", "stage"]
+    splits = {row["clip_id"]: row["split"] for row in rows}
+    assert sorted(splits.values()) == ["test"] * 3 + ["train"] * 3, "evaluation.clips of each"
+    assert all((split == "test") == name.startswith("f") for name, split in splits.items())
+    entries = read_json(scored / "videos" / "index.json")["clips"]
+    assert {entry["clip_id"]: entry["split"] for entry in entries} == splits
+
+
+def test_without_test_clips_all_rows_are_training_clips(parted, tmp_path):
+    config = small(evaluation={"clips": 1})
+    evaluate(config, SHARDS[:1], parted, tmp_path / "psnr.csv", tmp_path / "videos", CPU)
+    assert {row["split"] for row in read_table(tmp_path / "psnr.csv")} == {"train"}
+
+
+def test_the_ledger_has_means_of_each_split(parted, scored):
+    ledger.run(Run(small(), parted, SHARDS, CPU, SPLITS), scored)
+    rows, means = read_table(scored / "ledger.csv"), read_table(scored / "ledger" / "means.csv")
+    assert [row["split"] for row in rows] == ["train"] * 3 + ["test"] * 3
+    assert [(row["split"], row["stage"]) for row in means] == [
+        (split, stage) for split in ("train", "test") for stage in ledger.COLUMNS
+    ]
+    for split in ("train", "test"):
+        mine = [float(row["decoder"]) for row in rows if row["split"] == split]
+        mean = next(float(row["mean"]) for row in means if (row["split"], row["stage"]) == (split, "decoder"))
+        assert mean == pytest.approx(sum(mine) / 3, abs=1e-3)
+    caption = read_json(scored / "ledger" / "index.json")["caption"]
+    assert "training: decoder" in caption and "; held out: decoder" in caption
+    drawing = (scored / "ledger.svg").read_text()
+    assert "held out" in drawing and "training" in drawing
+
+
+def test_experiments_choose_clips_of_a_split(parted):
+    run = Run(small(), parted, SHARDS, CPU, SPLITS)
+    assert run.splits == SPLITS and run.training_shards == ["00000"]
+    assert len(run.clip_ids(100)) == 8 and len(run.clip_ids(100, "test")) == 4
+    assert all(name.startswith("f") for name in run.clip_ids(100, "test"))
+    assert not any(name.startswith("f") for name in run.clip_ids(100, "train"))
+    assert Run(small(), parted, SHARDS, CPU).splits == {"00000": "train", "00001": "train"}
+
+
+def test_heads_are_trained_and_judged_on_training_clips(parted, tmp_path, monkeypatch):
+    given = []
+    real = ablation.train
+    monkeypatch.setattr(
+        ablation, "train", lambda config, *rest, **more: (given.extend(rest[:2]), real(config, *rest, **more))
+    )
+    ablation.run_head(Run(small(), parted, SHARDS, CPU, SPLITS), tmp_path, "coefficients")
+    assert [[path.stem for path in paths] for paths in given] == [["00000"], ["00000"]]
+    result = read_json(tmp_path / "ablation" / "coefficients" / "result.json")
+    assert result["after"] and not any(name.startswith("f") for name in result["after"])

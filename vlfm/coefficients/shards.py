@@ -80,12 +80,13 @@ def decode(sample: dict[str, bytes], where: str) -> ClipCoefficients:
         VLFMError: if a member is missing or no plain array, naming shard and clip.
     """
     key = sample["__key__"]
-    text = decode_caption(sample, where)
     try:
         about = json.loads(sample["json"])
+        coefficients = load_npy(sample["coefficients.npy"], f"{where}: {key}.coefficients.npy")
+        text = decode_caption(sample, where)
         return ClipCoefficients(
             clip_id=about["clip_id"],
-            coefficients=load_npy(sample["coefficients.npy"], f"{where}: {key}.coefficients.npy"),
+            coefficients=coefficients,
             tokens=text.tokens,
             mask=text.mask,
             caption=text.caption,

@@ -2,6 +2,8 @@
 
 import torch
 
+from vlfm.latents.likeness import mean_embedding
+from vlfm.model.captions import TrainingCaptions
 from vlfm.model.flow_model import FlowModel
 from vlfm.model.transformer import VLFMTransformer
 
@@ -14,3 +16,9 @@ def model_of(config, channels, positions, caption_channels, empty=None, head="co
     )  # fmt: skip
     torch.nn.init.normal_(network.backbone.proj_out.weight, std=0.2)
     return FlowModel.of(config, network.eval().requires_grad_(False), empty)
+
+
+def captions_of(encoder, captions, complete=True):
+    """As training keeps them; the shards hold tokens in float16."""
+    embedded = encoder.encode(captions)
+    return TrainingCaptions(tuple(captions), mean_embedding(embedded.tokens.half(), embedded.mask).half(), complete)

@@ -1,6 +1,7 @@
 """`vlfm generate`: captions → files, as a user calls it."""
 
 import os
+import re
 import subprocess
 import sys
 from fractions import Fraction
@@ -12,8 +13,9 @@ from PIL import Image
 
 from tests.conftest import SMALL, make_config, merge
 from tests.latents_data import write_decoder
-from tests.pipeline_data import model_of
+from tests.pipeline_data import captions_of, model_of
 from vlfm.cli import main
+from vlfm.latents.text import CaptionEncoder, minilm_folder
 from vlfm.pipeline import write_pipeline
 from vlfm.video.source import open_source
 
@@ -25,7 +27,9 @@ def model(tmp_path_factory):
     """A model of clips of 0.25 and 0.5 s at 24 frames a second, 24×24 pixels."""
     folder = tmp_path_factory.mktemp("run")
     config = make_config(**merge(SMALL, {"clips": {"size": 24, "duration": [0.25, 0.5]}}))
-    write_pipeline(folder / "model", model_of(config, 8, 4, 384), config, write_decoder(folder / "decoder"))
+    known = captions_of(CaptionEncoder(minilm_folder(), 32), [CAPTION, "waves"])
+    decoder = write_decoder(folder / "decoder")
+    write_pipeline(folder / "model", model_of(config, 8, 4, 384), config, decoder, captions=known)
     return folder / "model"
 
 
@@ -72,6 +76,20 @@ def test_many_captions_fill_a_folder_each_as_if_alone(generate, capsys):
     assert Path("waves.mp4").read_bytes() == Path("videos/0002-waves.mp4").read_bytes()
     assert generate("one", "two", "--format", "gif", "--fps", 8, "-o", "more/of/them") == 0
     assert sorted(os.listdir("more/of/them")) == ["0001-one.gif", "0002-two.gif"]
+
+
+def test_a_caption_unlike_the_training_is_told_and_shown(generate, capsys):
+    Path("captions.txt").write_text("a dog leaps\na man rides a bike\nwaves on the sea\na man rides a bike\n")
+    assert generate("--captions", "captions.txt", "--fps", 8, "-o", "videos") == 0
+    told = capsys.readouterr()
+    assert len(os.listdir("videos")) == 4 == len(told.out.splitlines())
+    sentences = told.err.splitlines()
+    assert len(sentences) == 2 and sentences[0] == sentences[1]
+    assert re.fullmatch(
+        r'warning: no training caption is like "a man rides a bike" \(nearest, similarity 0\.\d\d: "a dog jumps"\); '
+        "the model may show something else",
+        sentences[0],
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -10,13 +11,14 @@ from safetensors.torch import load_file, save_file
 from tests import tiny_models
 from tests.conftest import SMALL, make_config, merge
 from tests.latents_data import write_decoder
-from tests.pipeline_data import model_of
+from tests.pipeline_data import captions_of, model_of
 from vlfm.artifacts import read_json, write_json
 from vlfm.errors import FingerprintMismatch, VLFMError
 from vlfm.latents.load import load_caption_encoder
 from vlfm.latents.prepare import prepare_decoder
+from vlfm.model.captions import TRAINING_CAPTIONS
 from vlfm.model.flow_model import FlowModel
-from vlfm.pipeline import VLFMPipeline, write_pipeline
+from vlfm.pipeline import UnlikeCaptionWarning, VLFMPipeline, write_pipeline
 from vlfm.preview import make_preview
 
 PROMPT = "a dog jumps"
@@ -186,6 +188,61 @@ def test_saved_again_it_is_the_same(pipeline, tmp_path):
         assert np.array_equal(first, again(PROMPT, generator=seeded()).frames)
     assert not (tmp_path / "copy" / "caption_encoder").exists()
     assert (tmp_path / "whole" / "caption_encoder" / "model.safetensors").exists()
+
+
+@pytest.fixture
+def knowing(folder, pipeline, tmp_path):
+    """A pipeline that knows the captions of its training."""
+    known = captions_of(pipeline.encoder, ["a dog jumps over a wall", "a fat rabbit yawns"])
+    write_pipeline(tmp_path / "knowing", pipeline.flow, pipeline.config, folder / "decoder", captions=known)
+    return VLFMPipeline.from_pretrained(tmp_path / "knowing")
+
+
+def test_a_prompt_unlike_the_training_is_told_and_shown(pipeline, knowing):
+    asked = [PROMPT, "a man rides\na bike", "a yawning rabbit"]
+    with pytest.warns(UnlikeCaptionWarning) as told:
+        video = knowing(asked, num_frames=2, generator=seeded())
+    (similarity, nearest) = knowing.nearest_captions(asked)[1]
+    assert [str(each.message) for each in told] == [
+        f'no training caption is like "a man rides a bike" (nearest, similarity {similarity:.2f}: "{nearest}"); '
+        "the model may show something else"
+    ]
+    assert told[0].filename == __file__
+    assert np.array_equal(video.frames, pipeline(asked, num_frames=2, generator=seeded()).frames)
+
+
+def test_nearest_captions(knowing, pipeline):
+    (near, dog), (same, rabbit) = knowing.nearest_captions(["a dog leaps across a wall", "a fat rabbit yawns"])
+    assert (dog, rabbit) == knowing.captions.captions
+    assert 0.7 < near < 0.999 and same == pytest.approx(1, abs=1e-3)
+    assert knowing.nearest_captions("a fat rabbit yawns") == [(pytest.approx(same, abs=1e-5), rabbit)]
+    with pytest.raises(VLFMError, match=rf"has no {TRAINING_CAPTIONS}.*train again"):
+        pipeline.nearest_captions(PROMPT)
+
+
+@pytest.mark.filterwarnings("error::vlfm.pipeline.UnlikeCaptionWarning")
+def test_of_what_nothing_is_said(pipeline, knowing):
+    """A model that does not know its captions; the empty caption, where it was learnt for guidance."""
+    pipeline("a man rides a bike", num_frames=1, output_type="latent")
+    knowing("", num_frames=1, output_type="latent")
+    knowing.flow.empty_caption = None
+    with pytest.raises(UnlikeCaptionWarning, match='like "" '):
+        knowing("", num_frames=1, output_type="latent")
+
+
+def test_a_sample_of_the_training_is_called_so_and_long_captions_are_cut(knowing):
+    knowing.captions = dataclasses.replace(knowing.captions, complete=False)
+    with pytest.warns(UnlikeCaptionWarning, match=r'^none of 2 training captions is like "word .{60,90} …" \('):
+        knowing("word " * 100, num_frames=1, output_type="latent")
+
+
+def test_training_captions_are_kept_and_not_left_behind(knowing, pipeline, tmp_path):
+    for full in (False, True):
+        knowing.save_pretrained(tmp_path / "again", full=full)
+        again = VLFMPipeline.from_pretrained(tmp_path / "again")
+        assert again.nearest_captions(PROMPT) == knowing.nearest_captions(PROMPT)
+    pipeline.save_pretrained(tmp_path / "again")
+    assert not (tmp_path / "again" / TRAINING_CAPTIONS).exists()
 
 
 def test_a_decoder_that_is_not_its_own_is_refused(folder, tmp_path):

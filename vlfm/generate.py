@@ -3,9 +3,12 @@
 What can be refused is refused before torch is imported and a model is read.
 """
 
+import contextlib
 import os
 import re
-from collections.abc import Callable, Sequence
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -86,7 +89,8 @@ def generate(
     guidance: float = 1.0,
     seed: int = 0,
 ) -> None:
-    """Write one video a caption. A video depends on its caption and the seed, not on the captions beside it.
+    """Write one video a caption. A video depends on its caption and the seed, not on the captions beside it. A caption
+    unlike all of the model's training is told on stderr, and its video made.
 
     Args:
         outputs: a file a caption, each of one of `SUFFIXES`: a video, an animated GIF, or a PNG of all frames side by
@@ -122,16 +126,17 @@ def generate(
     for caption, output in progress(
         zip(captions, outputs, strict=True), total=len(captions), what="generate", unit="video"
     ):
-        video = pipeline(
-            caption,
-            fps=float(rate),
-            duration=seconds,
-            height=size[0],
-            width=size[1],
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            generator=torch.Generator().manual_seed(seed),
-        )
+        with _plain_warnings():
+            video = pipeline(
+                caption,
+                fps=float(rate),
+                duration=seconds,
+                height=size[0],
+                width=size[1],
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                generator=torch.Generator().manual_seed(seed),
+            )
         frames = (video.frames[0] * 255).round().astype(np.uint8)
         _write(output, frames, rate, video.times, caption)
         count, height, width = frames.shape[:3]
@@ -139,6 +144,23 @@ def generate(
             f"{output}: {counted(count, 'frame')} at {float(rate):.6g} a second, {width}×{height}, seed {seed}, "
             f"network evaluations: {pipeline.evaluations}"
         )
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Say of a caption that it is unlike the training's in one sentence, without the line of code that Python adds."""
+    from vlfm.pipeline import UnlikeCaptionWarning
+
+    def show(message: Warning | str, category: type[Warning], *place) -> None:
+        if issubclass(category, UnlikeCaptionWarning):
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            usual(message, category, *place)
+
+    with warnings.catch_warnings():
+        usual, warnings.showwarning = warnings.showwarning, show
+        warnings.simplefilter("always", UnlikeCaptionWarning)
+        yield
 
 
 def _write(path: Path, frames: np.ndarray, rate: Fraction, times: np.ndarray, caption: str) -> None:

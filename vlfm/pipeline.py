@@ -2,8 +2,11 @@
 
 import math
 import shutil
+import textwrap
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +20,7 @@ from vlfm import config as configs
 from vlfm.artifacts import check_fingerprint, read_json, write_json
 from vlfm.errors import VLFMError
 from vlfm.latents.decoder import VisualDecoder
+from vlfm.latents.likeness import Likeness, mean_embedding
 from vlfm.latents.load import (
     caption_encoder_fingerprint,
     decoder_fingerprint,
@@ -25,13 +29,22 @@ from vlfm.latents.load import (
     open_decoder,
 )
 from vlfm.latents.prepare import locate_decoder
-from vlfm.latents.text import CaptionEncoder
+from vlfm.latents.text import CaptionEmbeddings, CaptionEncoder
 from vlfm.latents.weights import files, fingerprint_folder
+from vlfm.model.captions import TRAINING_CAPTIONS, TrainingCaptions
 from vlfm.model.flow_model import FlowModel
 
 EMBEDDED = ("autoencoder", "scheduler", "unet")  # the last where there is a noise predictor
 STEPS = {"coefficients": 1, "velocity": 4, "direct": 1}
 OUTPUTS = ("np", "pil", "pt", "latent")
+
+
+class UnlikeCaptionWarning(UserWarning):
+    """No caption of the model's training is like the one it is asked to show.
+
+    A warning rather than a line of a log: it is shown where nothing is set up, once a caption, and a program can catch,
+    count or silence this one kind.
+    """
 
 
 @dataclass
@@ -62,13 +75,20 @@ class VLFMPipeline:
         encoder: captions → token embeddings.
         config: what the model was trained with.
         folder: where it was read.
+        captions: those of its training; without them nothing is said of a caption that is unlike them all.
     """
 
     def __init__(
-        self, flow: FlowModel, decoder: VisualDecoder, encoder: CaptionEncoder, config: configs.Config, folder: Path
+        self,
+        flow: FlowModel,
+        decoder: VisualDecoder,
+        encoder: CaptionEncoder,
+        config: configs.Config,
+        folder: Path,
+        captions: TrainingCaptions | None = None,
     ):
         self.flow, self.decoder, self.encoder = flow, decoder, encoder
-        self.config, self.folder = config, folder
+        self.config, self.folder, self.captions = config, folder, captions
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, device: torch.device | str = "cpu") -> Self:
@@ -97,7 +117,8 @@ class VLFMPipeline:
                 f"the caption encoder gives {encoder.channels} numbers a token, but the network in {folder} takes "
                 f"{flow.transformer.config.caption_channels}: it was trained with another text.encoder"
             )
-        return cls(flow, decoder, encoder, config, folder)
+        captions = TrainingCaptions.read(folder, encoder.channels)
+        return cls(flow, decoder, encoder, config, folder, captions)
 
     def save_pretrained(self, folder: Path | str, full: bool = False) -> None:
         """Write a folder that `from_pretrained` reads.
@@ -107,7 +128,8 @@ class VLFMPipeline:
                 were not trained here stay references (an embedded decoder is small and always copied).
         """
         folder = Path(folder)
-        write_pipeline(folder, self.flow, self.config, self.folder / "decoder", self.encoder.fingerprint)
+        decoder = self.folder / "decoder"
+        write_pipeline(folder, self.flow, self.config, decoder, self.encoder.fingerprint, self.captions)
         if full or read_json(self.folder / "pipeline.json")["copies"]:
             about = read_json(folder / "pipeline.json")
             write_json(folder / "pipeline.json", {**about, "copies": self._copy_parts(folder)})
@@ -127,6 +149,19 @@ class VLFMPipeline:
         """Of the network for each video, in the last call."""
         return self.flow.evaluations
 
+    def nearest_captions(self, prompt: str | Sequence[str]) -> list[tuple[float, str]]:
+        """The training caption nearest to each prompt, with its similarity in [−1, 1]; see `vlfm.latents.likeness`.
+
+        Raises:
+            VLFMError: for a model whose folder holds no captions of its training.
+        """
+        if self.captions is None:
+            raise VLFMError(
+                f"{self.folder} has no {TRAINING_CAPTIONS}: an older version trained the model, or its shards were not "
+                "to be read in the end; train again"
+            )
+        return self._nearest(self.encoder.encode([prompt] if isinstance(prompt, str) else list(prompt)))
+
     @torch.no_grad()
     def __call__(
         self,
@@ -141,7 +176,7 @@ class VLFMPipeline:
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "np",
     ) -> VLFMPipelineOutput:
-        """One video for each prompt.
+        """One video for each prompt. Warns (`UnlikeCaptionWarning`) of one that no caption of the training is like.
 
         Args:
             num_frames, fps: how many frames, evenly spread to the video's end, or how many a second: one of the two.
@@ -173,6 +208,7 @@ class VLFMPipeline:
         path = self.flow.path(self._clip_length(duration))
         times, fps = _times(num_frames, fps, duration or path.duration, self.flow.fps)
         embedded = self.encoder.encode(prompts)
+        self._warn_of_unlike(prompts, embedded)
         noise = randn_tensor((len(prompts), *self._latent_shape(height, width)), generator, self.device, torch.float32)
         latents = self.flow.latents(
             embedded.tokens,
@@ -198,6 +234,30 @@ class VLFMPipeline:
         pixels = (array * 255).round().astype(np.uint8)
         pictures = [[Image.fromarray(frame) for frame in video] for video in pixels]
         return VLFMPipelineOutput(frames=pictures, times=times, fps=fps)
+
+    @cached_property
+    def _likeness(self) -> Likeness:
+        return Likeness.of(self.encoder)
+
+    def _nearest(self, embedded: CaptionEmbeddings) -> list[tuple[float, str]]:
+        similarity = self._likeness.similarity(mean_embedding(embedded.tokens, embedded.mask), self.captions.embeddings)
+        best, index = similarity.max(1)
+        return [(value, self.captions.captions[at]) for value, at in zip(best.tolist(), index.tolist(), strict=True)]
+
+    def _warn_of_unlike(self, prompts: list[str], embedded: CaptionEmbeddings) -> None:
+        if self.captions is None:
+            return
+        known = self.captions
+        none = "no training caption" if known.complete else f"none of {len(known.captions)} training captions"
+        for prompt, (similarity, nearest) in zip(prompts, self._nearest(embedded), strict=True):
+            learnt = not prompt and self.flow.empty_caption is not None  # by training.caption_dropout
+            if similarity < self._likeness.threshold and not learnt:
+                warnings.warn(
+                    f'{none} is like "{_shortened(prompt)}" (nearest, similarity {similarity:.2f}: '
+                    f'"{_shortened(nearest)}"); the model may show something else',
+                    UnlikeCaptionWarning,
+                    stacklevel=4,
+                )
 
     def _clip_length(self, duration: float | None) -> float | None:
         """The shortest T that the model was trained on and that lasts for `duration` seconds."""
@@ -240,9 +300,15 @@ class VLFMPipeline:
 
 
 def write_pipeline(
-    folder: Path | str, flow: FlowModel, config: configs.Config, decoder: Path, caption_encoder: str | None = None
+    folder: Path | str,
+    flow: FlowModel,
+    config: configs.Config,
+    decoder: Path,
+    caption_encoder: str | None = None,
+    captions: TrainingCaptions | None = None,
 ) -> None:
-    """Write the folder of a trained model: `transformer/`, `flow.json`, `decoder/` and `pipeline.json`.
+    """Write the folder of a trained model: `transformer/`, `flow.json`, `decoder/`, `pipeline.json` and, if they are
+    given, the captions of its training.
 
     Args:
         decoder: the folder that `vlfm prepare-decoder` wrote, copied whole: an embedded decoder, or a note of where
@@ -262,6 +328,10 @@ def write_pipeline(
         if about["name"] == "embedded":
             for part in EMBEDDED:
                 _copy_part(decoder, folder / "decoder", part)
+    if captions is None:
+        (folder / TRAINING_CAPTIONS).unlink(missing_ok=True)
+    else:
+        captions.save(folder)
     weights = fingerprint_folder(folder / "decoder", EMBEDDED) if about["name"] == "embedded" else about["fingerprint"]
     write_json(
         folder / "pipeline.json",
@@ -272,6 +342,11 @@ def write_pipeline(
             "copies": {},
         },
     )
+
+
+def _shortened(caption: str) -> str:
+    """A caption on one line, its end left out if it is long."""
+    return textwrap.shorten(caption, 100, placeholder=" …")
 
 
 def _times(num_frames: int | None, fps: float | None, duration: float, own: float) -> tuple[np.ndarray, float]:

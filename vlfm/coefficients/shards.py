@@ -10,6 +10,8 @@ import numpy as np
 from vlfm.artifacts import load_npy, npy_bytes, read_tar, write_tar
 from vlfm.errors import VLFMError
 
+CAPTION = ("json", "mask.npy", "tokens.npy")  # the members that hold a clip's caption; they lie side by side
+
 
 @dataclass(frozen=True)
 class ClipCoefficients:
@@ -34,6 +36,21 @@ class ClipCoefficients:
     times: np.ndarray
     duration: float
     num_frames: int
+
+
+@dataclass(frozen=True)
+class ClipCaption:
+    """What a training example says, without its coefficients.
+
+    Attributes:
+        caption: the text.
+        tokens: (L, D) float32 caption embedding.
+        mask: (L,) bool.
+    """
+
+    caption: str
+    tokens: np.ndarray
+    mask: np.ndarray
 
 
 def encode(clip: ClipCoefficients) -> dict[str, bytes | str]:
@@ -65,18 +82,41 @@ def decode(sample: dict[str, bytes], where: str) -> ClipCoefficients:
     key = sample["__key__"]
     try:
         about = json.loads(sample["json"])
+        coefficients = load_npy(sample["coefficients.npy"], f"{where}: {key}.coefficients.npy")
+        text = decode_caption(sample, where)
         return ClipCoefficients(
             clip_id=about["clip_id"],
-            coefficients=load_npy(sample["coefficients.npy"], f"{where}: {key}.coefficients.npy"),
-            tokens=load_npy(sample["tokens.npy"], f"{where}: {key}.tokens.npy").astype(np.float32),
-            mask=load_npy(sample["mask.npy"], f"{where}: {key}.mask.npy"),
-            caption=about["caption"],
+            coefficients=coefficients,
+            tokens=text.tokens,
+            mask=text.mask,
+            caption=text.caption,
             times=np.array(about["times"]),
             duration=float(about["duration"]),
             num_frames=int(about["num_frames"]),
         )
     except (KeyError, ValueError) as error:
-        raise VLFMError(f"{where}: clip {key} is incomplete ({error}); remove the shard, run its rule again") from error
+        raise _incomplete(where, key, error) from error
+
+
+def decode_caption(sample: dict[str, bytes], where: str) -> ClipCaption:
+    """The caption in the members `CAPTION` of a webdataset sample.
+
+    Raises:
+        VLFMError: as `decode` does.
+    """
+    key = sample["__key__"]
+    try:
+        return ClipCaption(
+            caption=json.loads(sample["json"])["caption"],
+            tokens=load_npy(sample["tokens.npy"], f"{where}: {key}.tokens.npy").astype(np.float32),
+            mask=load_npy(sample["mask.npy"], f"{where}: {key}.mask.npy"),
+        )
+    except (KeyError, ValueError) as error:
+        raise _incomplete(where, key, error) from error
+
+
+def _incomplete(where: str, key: str, why: Exception) -> VLFMError:
+    return VLFMError(f"{where}: clip {key} is incomplete ({why}); remove the shard, run its rule again")
 
 
 def write_shard(path: Path | str, clips: Iterator[ClipCoefficients]) -> int:

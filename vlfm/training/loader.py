@@ -17,7 +17,7 @@ from vlfm.coefficients.shards import ClipCoefficients
 from vlfm.errors import VLFMError
 from vlfm.training.data import Batch, Moments
 from vlfm.training.order import GROUP, Place, StepOrder
-from vlfm.training.reader import ShardReader
+from vlfm.training.reader import ShardReader, open_shard
 
 AHEAD = 4  # parts of a batch a worker holds ready
 
@@ -68,14 +68,7 @@ class Clips(Dataset):
         if shard in self._open:
             self._open.move_to_end(shard)
             return self._open[shard]
-        reader = ShardReader(self._shards[shard])
-        clips = self._moments.shards[shard].clips
-        if len(reader) != clips:
-            reader.close()
-            raise VLFMError(
-                f"{self._shards[shard]} holds {len(reader)} clips, its moments say {clips}: it is damaged or was "
-                "replaced; remove it and run `snakemake` again"
-            )
+        reader = open_shard(self._shards[shard], self._moments.shards[shard].clips)
         self._open[shard] = reader
         if len(self._open) > self._most_open:
             self._open.popitem(last=False)[1].close()

@@ -11,8 +11,10 @@ from vlfm import config as configs
 from vlfm.artifacts import Stopwatch, fingerprint, progress, write_json
 from vlfm.checkpoints import Checkpoints, load_state
 from vlfm.errors import Stopped, VLFMError
+from vlfm.model.captions import TrainingCaptions
 from vlfm.model.transformer import VLFMTransformer
-from vlfm.training.data import Batch, read_moments
+from vlfm.training.captions import training_captions
+from vlfm.training.data import Batch, Moments, read_moments
 from vlfm.training.loader import batches
 from vlfm.training.metrics import MetricsLog
 from vlfm.training.network import new_model, save_model
@@ -126,8 +128,10 @@ def train(
                     raise Stopped(f"asked to stop: step {step} is saved; run the rule again to go on from there")
         with council.together():
             if main:
+                captions = decoder and _captions(shards, moments, config.seed)
                 with trainer.averaged() as model:
-                    save_model(config, model, output, trainer.objective.empty_caption, decoder, moments.observed)
+                    empty = trainer.objective.empty_caption
+                    save_model(config, model, output, empty, decoder, moments.observed, captions)
                 about = {"fingerprint": identity, "steps": trainer.step, "clips": moments.clips}
                 write_json(output / "training.json", {**about, "skipped": trainer.skipped})
                 print(
@@ -207,3 +211,12 @@ def _preview(trainer: Trainer, preview: Preview) -> None:
             preview(model, trainer.step)
     except VLFMError as error:
         print(f"warning: no preview at step {trainer.step}: {error}", flush=True)
+
+
+def _captions(shards: list[Path], moments: Moments, seed: int) -> TrainingCaptions | None:
+    """What the model's folder keeps of the captions; that they cannot be read is no reason to lose the model."""
+    try:
+        return training_captions(shards, moments, seed)
+    except VLFMError as error:
+        print(f"warning: the model will not know a caption unlike those of its training: {error}", flush=True)
+        return None

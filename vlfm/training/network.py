@@ -7,6 +7,7 @@ from safetensors import SafetensorError
 
 from vlfm import config as configs
 from vlfm.errors import VLFMError
+from vlfm.model.captions import TrainingCaptions
 from vlfm.model.flow_model import Captions, FlowModel
 from vlfm.model.transformer import VLFMTransformer
 from vlfm.pipeline import write_pipeline
@@ -63,9 +64,11 @@ def save_model(
     empty_caption: Captions | None = None,
     decoder: Path | None = None,
     observed: tuple[float, float] = EVERYWHERE,
+    captions: TrainingCaptions | None = None,
 ) -> None:
     """Write the trained network, the flow's settings and the empty caption it knows to the folder `output`,
-    diffusers-style; with the folder of a visual decoder, as a whole that `VLFMPipeline` reads.
+    diffusers-style; with the folder of a visual decoder, as a whole that `VLFMPipeline` reads, with the captions of
+    the training.
 
     Raises:
         VLFMError: if it cannot be written, the disk being full for example.
@@ -75,6 +78,6 @@ def save_model(
         if decoder is None:
             flow.save_pretrained(output)
         else:
-            write_pipeline(output, flow, config, decoder)
+            write_pipeline(output, flow, config, decoder, captions=captions)
     except (OSError, SafetensorError) as error:
         raise VLFMError(f"cannot write {output} ({error}); free space, then run the rule again") from error

@@ -1,11 +1,14 @@
 """Random access to the clips of a coefficient shard: its headers are read once, each clip in one read after that."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vlfm.artifacts import damaged_tar, open_tar
-from vlfm.coefficients.shards import ClipCoefficients, decode
+from vlfm.coefficients.shards import CAPTION, ClipCaption, ClipCoefficients, decode, decode_caption
+from vlfm.errors import VLFMError
 
 
 @dataclass(frozen=True)
@@ -40,20 +43,49 @@ class ShardReader:
         Raises:
             VLFMError: if it cannot be read, or a member is missing or no plain array: names shard and clip.
         """
+        return decode(self._sample(index), str(self.path))
+
+    def caption(self, index: int) -> ClipCaption:
+        """Read one clip's caption, not its coefficients.
+
+        Raises:
+            VLFMError: as reading the clip does.
+        """
+        return decode_caption(self._sample(index, CAPTION), str(self.path))
+
+    def _sample(self, index: int, wanted: Sequence[str] | None = None) -> dict[str, Any]:
+        """A clip's members, or those of them that are wanted, in one read."""
         entry = self._entries[index]
-        first = min(offset for offset, _ in entry.members.values())
-        last = max(offset + size for offset, size in entry.members.values())
+        members = {name: place for name, place in entry.members.items() if wanted is None or name in wanted}
+        first = min((offset for offset, _ in members.values()), default=0)
+        last = max((offset + size for offset, size in members.values()), default=0)
         try:
             data = os.pread(self._file, last - first, first)
         except OSError as error:
             raise damaged_tar(self.path, error) from error
         if len(data) < last - first:
             raise damaged_tar(self.path, "it is cut short")
-        sample = {name: data[offset - first : offset - first + size] for name, (offset, size) in entry.members.items()}
-        return decode({"__key__": entry.key, **sample}, str(self.path))
+        sample = {name: data[offset - first : offset - first + size] for name, (offset, size) in members.items()}
+        return {"__key__": entry.key, **sample}
 
     def close(self) -> None:
         os.close(self._file)
+
+
+def open_shard(path: Path, clips: int) -> ShardReader:
+    """Open a shard of so many clips.
+
+    Raises:
+        VLFMError: if it cannot be read, or holds another number.
+    """
+    reader = ShardReader(path)
+    if len(reader) != clips:
+        reader.close()
+        raise VLFMError(
+            f"{path} holds {len(reader)} clips, its moments say {clips}: it is damaged or was replaced; remove it and "
+            "run `snakemake` again"
+        )
+    return reader
 
 
 def _read_headers(path: Path) -> list[_Entry]:

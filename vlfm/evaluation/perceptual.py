@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from vlfm.errors import VLFMError
+from vlfm.evaluation.generation.distances import frechet_distance
 
 LPIPS_FILE, VIDEOMAE_FOLDER = "lpips-alex.safetensors", "videomae"
 VIDEOMAE = "MCG-NJU/videomae-base-finetuned-kinetics"
@@ -125,23 +126,3 @@ def load_fvd(folder: Path | str, device: torch.device | str = "cpu") -> Callable
         return np.stack(found)
 
     return lambda clips, truth: frechet_distance(features(clips), features(truth))
-
-
-def frechet_distance(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The squared Fréchet distance of the Gaussians through two sets of features, (B, D) and (B', D).
-
-    `||m − m'||² + tr(C + C' − 2 (C C')^½)`; the trace of the root is the sum of the roots of C C''s eigenvalues,
-    which are those of the symmetric `C^½ C' C^½`.
-
-    Raises:
-        VLFMError: with fewer than 2 clips on a side.
-    """
-    if min(len(ours), len(theirs)) < 2:
-        raise VLFMError("a Fréchet distance needs at least 2 clips on each side, and hundreds to mean something")
-    means = [features.mean(0) for features in (ours, theirs)]
-    spreads = [np.atleast_2d(np.cov(features, rowvar=False)) for features in (ours, theirs)]
-    values, vectors = np.linalg.eigh(spreads[0])
-    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    crossed = np.sqrt(np.linalg.eigvalsh(root @ spreads[1] @ root).clip(0)).sum()
-    distance = np.square(means[0] - means[1]).sum() + np.trace(spreads[0]) + np.trace(spreads[1]) - 2 * crossed
-    return float(max(0.0, distance))

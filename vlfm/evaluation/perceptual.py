@@ -17,6 +17,8 @@ from torch.nn import functional
 
 from vlfm.errors import VLFMError
 from vlfm.evaluation.generation.distances import frechet_distance
+from vlfm.evaluation.generation.pretrained import PretrainedFeatures
+from vlfm.latents.frames import to_uint8
 
 LPIPS_FILE, VIDEOMAE_FOLDER = "lpips-alex.safetensors", "videomae"
 VIDEOMAE = "MCG-NJU/videomae-base-finetuned-kinetics"
@@ -104,25 +106,9 @@ def load_fvd(folder: Path | str, device: torch.device | str = "cpu") -> Callable
     folder = Path(folder)
     if reason := missing(folder).get("fvd"):
         raise VLFMError(f"FVD: {reason}")
-    from transformers import VideoMAEModel
+    network = PretrainedFeatures(folder / VIDEOMAE_FOLDER, device, key="FVD")
 
-    network = VideoMAEModel.from_pretrained(folder / VIDEOMAE_FOLDER, use_safetensors=True, local_files_only=True)
-    network.to(device).eval().requires_grad_(False)
-    count, side = network.config.num_frames, network.config.image_size
-    # The mean and deviation of ImageNet, in [−1, 1].
-    mean = torch.tensor([0.485, 0.456, 0.406], device=device)[:, None, None] * 2 - 1
-    deviation = torch.tensor([0.229, 0.224, 0.225], device=device)[:, None, None] * 2
-
-    @torch.no_grad()
     def features(clips: torch.Tensor) -> np.ndarray:
-        found = []
-        for clip in clips:
-            chosen = torch.linspace(0, len(clip) - 1, count).round().long()
-            frames = functional.interpolate(
-                clip[chosen].float().to(device), size=(side, side), mode="bilinear", antialias=True
-            )
-            tokens = network(((frames - mean) / deviation)[None]).last_hidden_state
-            found.append(tokens.mean(1)[0].double().cpu().numpy())
-        return np.stack(found)
+        return network.extract([to_uint8(clip) for clip in clips])
 
     return lambda clips, truth: frechet_distance(features(clips), features(truth))

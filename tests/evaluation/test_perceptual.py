@@ -1,13 +1,12 @@
 """LPIPS and FVD: their formulas on small or random weights, and what is said where weights are missing."""
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
 from vlfm.errors import VLFMError
-from vlfm.evaluation.perceptual import LPIPS_FILE, VIDEOMAE_FOLDER, frechet_distance, load_fvd, load_lpips, missing
+from vlfm.evaluation.perceptual import LPIPS_FILE, VIDEOMAE_FOLDER, load_fvd, load_lpips, missing
 
 CONVOLUTIONS = {
     "net.slice1.0": (3, 64, 11),
@@ -74,23 +73,6 @@ def test_what_is_missing_is_said(weights, tmp_path):
     save_file({"net.slice1.0.weight": weights["net.slice1.0.weight"]}, tmp_path / LPIPS_FILE)
     with pytest.raises(VLFMError, match=r"holds no net.slice1.0.bias"):
         load_lpips(tmp_path)
-
-
-def test_frechet_distance_of_known_gaussians():
-    """Diagonal covariances: Σ (m − m')² + (σ − σ')²."""
-    random = np.random.default_rng(0)
-    base = random.normal(size=(400, 5))
-    base = (base - base.mean(0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(base, rowvar=False))).T
-    shifts, spreads = np.array([0, 1, 0, 2, 0.5]), np.array([1, 1, 3, 0.5, 2])
-    expected = (shifts**2).sum() + ((spreads - 1) ** 2).sum()
-    assert frechet_distance(base * spreads + shifts, base) == pytest.approx(expected, rel=1e-9)
-    turn = np.linalg.qr(random.normal(size=(5, 5)))[0]
-    assert frechet_distance((base * spreads + shifts) @ turn, base @ turn) == pytest.approx(expected, rel=1e-9)
-    assert frechet_distance(base, base) == pytest.approx(0, abs=1e-9)
-    # Fewer clips than features: singular covariances.
-    assert np.isfinite(frechet_distance(base[:3], base[3:6]))
-    with pytest.raises(VLFMError, match="at least 2 clips"):
-        frechet_distance(base[:1], base)
 
 
 def test_fvd_through_a_network(tmp_path):

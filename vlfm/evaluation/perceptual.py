@@ -16,6 +16,9 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from vlfm.errors import VLFMError
+from vlfm.evaluation.generation.distances import frechet_distance
+from vlfm.evaluation.generation.pretrained import PretrainedFeatures
+from vlfm.latents.frames import to_uint8
 
 LPIPS_FILE, VIDEOMAE_FOLDER = "lpips-alex.safetensors", "videomae"
 VIDEOMAE = "MCG-NJU/videomae-base-finetuned-kinetics"
@@ -103,45 +106,9 @@ def load_fvd(folder: Path | str, device: torch.device | str = "cpu") -> Callable
     folder = Path(folder)
     if reason := missing(folder).get("fvd"):
         raise VLFMError(f"FVD: {reason}")
-    from transformers import VideoMAEModel
+    network = PretrainedFeatures(folder / VIDEOMAE_FOLDER, device, key="FVD")
 
-    network = VideoMAEModel.from_pretrained(folder / VIDEOMAE_FOLDER, use_safetensors=True, local_files_only=True)
-    network.to(device).eval().requires_grad_(False)
-    count, side = network.config.num_frames, network.config.image_size
-    # The mean and deviation of ImageNet, in [−1, 1].
-    mean = torch.tensor([0.485, 0.456, 0.406], device=device)[:, None, None] * 2 - 1
-    deviation = torch.tensor([0.229, 0.224, 0.225], device=device)[:, None, None] * 2
-
-    @torch.no_grad()
     def features(clips: torch.Tensor) -> np.ndarray:
-        found = []
-        for clip in clips:
-            chosen = torch.linspace(0, len(clip) - 1, count).round().long()
-            frames = functional.interpolate(
-                clip[chosen].float().to(device), size=(side, side), mode="bilinear", antialias=True
-            )
-            tokens = network(((frames - mean) / deviation)[None]).last_hidden_state
-            found.append(tokens.mean(1)[0].double().cpu().numpy())
-        return np.stack(found)
+        return network.extract([to_uint8(clip) for clip in clips])
 
     return lambda clips, truth: frechet_distance(features(clips), features(truth))
-
-
-def frechet_distance(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The squared Fréchet distance of the Gaussians through two sets of features, (B, D) and (B', D).
-
-    `||m − m'||² + tr(C + C' − 2 (C C')^½)`; the trace of the root is the sum of the roots of C C''s eigenvalues,
-    which are those of the symmetric `C^½ C' C^½`.
-
-    Raises:
-        VLFMError: with fewer than 2 clips on a side.
-    """
-    if min(len(ours), len(theirs)) < 2:
-        raise VLFMError("a Fréchet distance needs at least 2 clips on each side, and hundreds to mean something")
-    means = [features.mean(0) for features in (ours, theirs)]
-    spreads = [np.atleast_2d(np.cov(features, rowvar=False)) for features in (ours, theirs)]
-    values, vectors = np.linalg.eigh(spreads[0])
-    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    crossed = np.sqrt(np.linalg.eigvalsh(root @ spreads[1] @ root).clip(0)).sum()
-    distance = np.square(means[0] - means[1]).sum() + np.trace(spreads[0]) + np.trace(spreads[1]) - 2 * crossed
-    return float(max(0.0, distance))

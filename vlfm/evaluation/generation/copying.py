@@ -1,0 +1,180 @@
+"""Whether generated clips are copies of training clips.
+
+A distance tells copies only beside what is usual between clips that are none, and each space sees other copies:
+
+- `pixel_vectors`: the same picture at the same place. Two clips of one thing at two places are far apart, so this
+  finds what was stored and played back, and nothing else.
+- `pixel_vectors(..., aligned=True)`: the same picture at any place. Every clip is moved as a whole until what stands
+  out of its background lies in the middle, so two clips of one caption differ in how they look and in how they move,
+  not in where they are. It finds a training clip that was only moved. Where the whole picture moves (a pan), it
+  sees no more than the first.
+- features (`VideoFeatures.extract`): what is alike to a network, whatever the pixels. Features that were learnt from
+  captions put clips of one caption close together: near here need not be a copy.
+
+The first two are in grey levels: the distance of two vectors is the RMS difference of the coarse frames.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from vlfm.errors import VLFMError
+from vlfm.evaluation.generation.features import Clips, prepared
+
+CHUNK = 512  # rows of a matrix of distances at once
+MEMBERS = 8  # clips of a caption that are compared with each other, at most
+
+
+def pixel_vectors(clips: Clips, frames: int = 6, side: int = 16, aligned: bool = False) -> np.ndarray:
+    """Clips uint8 (B, N, H, W, 3), or B of any lengths and sizes → (B, D) float32, coarse frames as vectors.
+
+    Euclidean distances between them are RMS differences in grey levels, 0 … 255.
+
+    Args:
+        frames: of a clip, evenly sampled; clips that are compared should last equally long.
+        side: pixels a side of the coarse frames; blur and noise of a decoder average out in them.
+        aligned: move each clip so that the middle of what stands out from its median colour, taken over all its frames,
+            is the middle of the picture. What leaves on one side comes in on the other.
+    """
+    found = []
+    # Placed on a grid four times finer than what is compared: half a coarse pixel off is a large difference.
+    fine = 4 * side if aligned else side
+    for start in range(0, len(clips), CHUNK):
+        pictures = prepared(clips[start : start + CHUNK], frames, (fine, fine)).float()
+        if aligned:
+            pictures = functional.avg_pool2d(_centred(pictures).flatten(0, 1), 4).unflatten(0, pictures.shape[:2])
+        found.append((pictures.flatten(1) / pictures[0].numel() ** 0.5).numpy())
+    return np.concatenate(found) if found else np.empty((0, frames * 3 * side**2), np.float32)
+
+
+def _centred(pictures: torch.Tensor) -> torch.Tensor:
+    """(B, N, 3, S, S), each clip rolled by whole pixels."""
+    side = pictures.shape[-1]
+    background = pictures.movedim(2, 1).flatten(2).median(-1).values[:, None, :, None, None]
+    away = (pictures - background).abs().amax(2)
+    # A quarter of what stands out most: noise has no place.
+    weights = (away - away.amax((1, 2, 3), keepdim=True) / 4).clamp_min(0).sum(1)
+    places = torch.arange(side, dtype=torch.float32)
+    total = weights.sum((1, 2)).clamp_min(1e-6)
+    down = (weights.sum(2) * places).sum(1) / total
+    right = (weights.sum(1) * places).sum(1) / total
+    shifts = ((side - 1) / 2 - torch.stack([down, right], 1)).round().int()
+    shifts[weights.sum((1, 2)) <= 0] = 0
+    moved = [torch.roll(clip, tuple(shift.tolist()), (-2, -1)) for clip, shift in zip(pictures, shifts, strict=True)]
+    return torch.stack(moved)
+
+
+def nearest_training(
+    generated: np.ndarray, training: np.ndarray, skip: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest training vector of each generated one: distances (B,) float64 and indices (B,).
+
+    Memory is bounded by a block of 512 × 512 distances and the vectors of its rows.
+
+    Args:
+        generated, training: (B, D) and (B', D).
+        skip: (B,), a training vector for each generated one that is not looked at: itself.
+
+    Raises:
+        VLFMError: if there is no training vector, or they are of another length.
+    """
+    if len(training) == 0 or generated.shape[1:] != training.shape[1:]:
+        raise VLFMError(
+            f"no nearest training clip: vectors are {generated.shape} generated and {training.shape} training; make "
+            "both in the same way, from at least one clip"
+        )
+    best = np.full(len(generated), np.inf)
+    index = np.zeros(len(generated), dtype=int)
+    for first in range(0, len(training), CHUNK):
+        theirs = torch.from_numpy(np.asarray(training[first : first + CHUNK], dtype=np.float64))
+        norms = theirs.square().sum(1)
+        for start in range(0, len(generated), CHUNK):
+            rows = slice(start, start + CHUNK)
+            ours = torch.from_numpy(np.asarray(generated[rows], dtype=np.float64))
+            # |a|² is left out, and added below: it is the same for all.
+            squares = norms - 2 * ours @ theirs.T
+            if skip is not None:
+                own = torch.from_numpy(np.asarray(skip[rows])) - first
+                held = (own >= 0) & (own < len(theirs))
+                squares[torch.arange(len(ours))[held], own[held]] = torch.inf
+            least, where = squares.min(1)
+            nearer = least.numpy() < best[rows]
+            best[rows] = np.where(nearer, least.numpy(), best[rows])
+            index[rows] = np.where(nearer, where.numpy() + first, index[rows])
+    # From the vectors themselves: the difference of squares above has lost the digits of small distances.
+    for start in range(0, len(generated), CHUNK):
+        rows = slice(start, start + CHUNK)
+        difference = np.asarray(generated[rows], dtype=np.float64) - training[index[rows]]
+        best[rows] = np.linalg.norm(difference, axis=1)
+    return best, index
+
+
+@dataclass(frozen=True)
+class Copies:
+    """How near generated clips come to training clips, in one space.
+
+    Attributes:
+        distance: (B,) float64, to the nearest training clip.
+        index: (B,), which one that is.
+        typical: median distance of two different training clips of one caption; NaN where no caption has two.
+        nearest: (B',) float64, from each training clip to the nearest other one: how near clips that are no copies
+            come to the nearest of so many.
+    """
+
+    distance: np.ndarray
+    index: np.ndarray
+    typical: float
+    nearest: np.ndarray
+
+    @property
+    def closer(self) -> np.ndarray:
+        """(B,) float64, 1 for generated clips nearer to a training clip than `typical`.
+
+        Not yet copies: the nearest of many is nearer than one taken at random, and true clips held out from training
+        are closer as well. Compare with theirs. All 0 where there is no typical distance.
+        """
+        return (self.distance < self.typical).astype(np.float64)
+
+    def closer_than(self, share: float = 0.01) -> np.ndarray:
+        """(B,) float64, 1 for generated clips nearer to a training clip than all but a `share` of the training clips
+        are to their nearest other one. Of new clips about that share is."""
+        return (self.distance < np.quantile(self.nearest, share)).astype(np.float64)
+
+
+def copies(generated: np.ndarray, training: np.ndarray, captions: Sequence, seed: int = 0) -> Copies:
+    """Compare generated with training clips, in any of the spaces above.
+
+    Args:
+        generated, training: vectors (B, D) and (B', D) of the same space.
+        captions: of the training clips, B' of them; anything that is equal where captions are.
+        seed: chooses 8 clips of a caption that has more.
+
+    Raises:
+        VLFMError: with fewer than two training clips, or not one caption for each.
+    """
+    if len(captions) != len(training) or len(training) < 2:
+        raise VLFMError(
+            f"copies: {len(training)} training clips with {len(captions)} captions; give at least 2, and a caption each"
+        )
+    distance, index = nearest_training(generated, training)
+    nearest, _ = nearest_training(training, training, skip=np.arange(len(training)))
+    return Copies(distance, index, _typical(training, captions, seed), nearest)
+
+
+def _typical(training: np.ndarray, captions: Sequence, seed: int) -> float:
+    """The median distance of two training clips of one caption, over the pairs of at most 8 clips a caption."""
+    from scipy.spatial.distance import pdist
+
+    members: dict = {}
+    for row, caption in enumerate(captions):
+        members.setdefault(caption, []).append(row)
+    random = np.random.default_rng(seed)
+    distances = [
+        pdist(np.asarray(training[np.sort(random.permutation(rows)[:MEMBERS])], dtype=np.float64))
+        for rows in members.values()
+        if len(rows) > 1
+    ]
+    return float(np.median(np.concatenate(distances))) if distances else float("nan")

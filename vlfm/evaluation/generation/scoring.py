@@ -147,14 +147,13 @@ def score(judges: Judges, clips: Viewed, reference: Reference, seed: int = 0) ->
       that were trained on captions. Compare it with that of true clips.
     - precision, recall: share of the clips that lie among the true ones, and of the true ones that lie among them
       (of the same captions), in features; with more than 3 of each.
-    - copies: share of the clips nearer to a training clip than all but 1 % of the training clips are to another one;
-      0.01 is what new clips have.
+    - copies: share of the clips less than half as far from a training clip as two training clips of one caption are
+      from each other; where a caption has two. New clips are not; see `Copies.copied`.
     - frechet: squared distance to the true clips of the same captions in 32 directions of the features; with more than
       32 of each. Only sets of equally many clips compare.
     - diversity: mean distance of two clips of one caption in features, relative to that of the true ones; where
       captions have two clips of both. 0 where all seeds give one clip.
-    - nearest: median distance to the nearest training clip, relative to the median distance of two training clips of
-      one caption; where a caption has two.
+    - nearest: median distance to the nearest training clip, relative to the same.
     - sharpness: relative to that of true clips of the same captions: below 1 is blurred.
 
     Shares have a 95 % interval, `_low` and `_high`, of a bootstrap over captions: clips of one caption are no
@@ -187,8 +186,8 @@ def score(judges: Judges, clips: Viewed, reference: Reference, seed: int = 0) ->
         precision, recall = precision_recall(true.features, clips.features, NEIGHBOURS)
         shares |= {"precision": (precision, clips.captions), "recall": (recall, true.captions)}
     close = None if reference.training is None else reference.training.compare(clips.pixels)
-    if close is not None:
-        shares["copies"] = close.closer_than(), clips.captions
+    if close is not None and close.typical > 0:
+        shares["copies"] = close.copied, clips.captions
     distance = frechet(true.features, clips.features, COMPONENTS) if fewest > COMPONENTS else None
     row: Scores = dict.fromkeys(COLUMNS)
     for name, (values, captions) in shares.items():
@@ -218,7 +217,7 @@ def _ratio(ours: Mapping[str, float], theirs: Mapping[str, float]) -> float | No
     """The sum over captions divided by theirs, over those that have a number in both."""
     both = [caption for caption in ours if np.isfinite(ours[caption]) and np.isfinite(theirs[caption])]
     total = sum(theirs[caption] for caption in both)
-    return sum(ours[caption] for caption in both) / total if total > 0 else None
+    return float(sum(ours[caption] for caption in both) / total) if total > 0 else None
 
 
 def _number(value: float) -> float | None:

@@ -280,6 +280,13 @@ class Experiments(Section):
     extend: Annotated[float, Field(gt=1)]
     orders: Annotated[list[Count], Field(min_length=1)] | None
     ablation_steps: Count
+    baseline_seconds: Positive
+    baseline_seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    baseline_steps: Annotated[list[Count], Field(min_length=1)]
+    depths: Annotated[list[Share], Field(min_length=1)]
+    depth_steps: Count
+    depth_clips: Count
+    depth_predictor_steps: Count
 
 
 class Config(Section):

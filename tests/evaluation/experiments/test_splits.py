@@ -10,7 +10,7 @@ from tests.evaluation.experiments.conftest import CPU, SIZE, small
 from vlfm.artifacts import read_json, read_tar, write_tar
 from vlfm.coefficients.project import project_shard
 from vlfm.evaluation.evaluate import evaluate
-from vlfm.evaluation.experiments import ablation, ledger
+from vlfm.evaluation.experiments import ablation, ledger, variants
 from vlfm.evaluation.experiments.common import Run, read_table
 from vlfm.latents.store import LatentStore, write_store
 
@@ -88,9 +88,9 @@ def test_experiments_choose_clips_of_a_split(parted):
 
 def test_heads_are_trained_and_judged_on_training_clips(parted, tmp_path, monkeypatch):
     given = []
-    real = ablation.train
+    real = variants.train
     monkeypatch.setattr(
-        ablation, "train", lambda config, *rest, **more: (given.extend(rest[:2]), real(config, *rest, **more))
+        variants, "train", lambda config, *rest, **more: (given.extend(rest[:2]), real(config, *rest, **more))
     )
     ablation.run_head(Run(small(), parted, SHARDS, CPU, SPLITS), tmp_path, "coefficients")
     assert [[path.stem for path in paths] for paths in given] == [["00000"], ["00000"]]

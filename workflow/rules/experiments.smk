@@ -165,7 +165,7 @@ rule train_head:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm experiment ablation --head {wildcards.head} --config results/config.yaml --plan {input.plan:q}"
+        "vlfm experiment ablation --part {wildcards.head} --config results/config.yaml --plan {input.plan:q}"
         " --threads {threads} --log {log:q}"
 
 

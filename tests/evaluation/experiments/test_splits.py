@@ -92,7 +92,7 @@ def test_heads_are_trained_and_judged_on_training_clips(parted, tmp_path, monkey
     monkeypatch.setattr(
         variants, "train", lambda config, *rest, **more: (given.extend(rest[:2]), real(config, *rest, **more))
     )
-    ablation.run_head(Run(small(), parted, SHARDS, CPU, SPLITS), tmp_path, "coefficients")
+    ablation.run_part(Run(small(), parted, SHARDS, CPU, SPLITS), tmp_path, "coefficients")
     assert [[path.stem for path in paths] for paths in given] == [["00000"], ["00000"]]
     result = read_json(tmp_path / "ablation" / "coefficients" / "result.json")
     assert result["after"] and not any(name.startswith("f") for name in result["after"])

@@ -52,7 +52,7 @@ def configured(config: configs.Config, head: str) -> configs.Config:
     return with_head(config, head, **change).model_copy(update={"evaluation": unguided})
 
 
-def run_head(run: Run, output: Path, head: str) -> None:
+def run_part(run: Run, output: Path, head: str) -> None:
     """Train one head and score it: `ablation/HEAD/model/`, videos beside it, and, last, `ablation/HEAD/result.json`.
 
     A killed job goes on from the last checkpoint.
@@ -178,7 +178,7 @@ class Curve:
 
 def run(run: Run, output: Path) -> None:
     """Write `ablation.csv` and `.svg` and, in `ablation/`, `clips.csv`, `curve.csv` and `index.json` from the results
-    that `run_head` left in `output`; see `common.finish`.
+    that `run_part` left in `output`; see `common.finish`.
 
     A row of the table is one head after equal steps, or after equal seconds: PSNR before and after with 95 %
     intervals, `psnr_paper` beside them, network evaluations and seconds (of the network) that a clip takes.

@@ -12,7 +12,7 @@ from vlfm.latents.text import read_empty_caption
 from vlfm.training.data import read_moments
 from vlfm.training.loop import NewNetwork, Preview, train
 from vlfm.training.network import new_model
-from vlfm.training.objective import Objective
+from vlfm.training.objective import Captions, Objective
 from vlfm.training.trainer import Trainer
 
 HEADS = ("velocity", "direct", "coefficients")
@@ -76,17 +76,22 @@ def with_head(config: configs.Config, head: str, **training) -> configs.Config:
     )
 
 
-def projected(run: Run, config: configs.Config) -> Variant:
-    """Training on the run's own coefficients, of its training clips, as a configuration says."""
-    shards = [run.results / "coefficients" / f"{shard}.tar" for shard in run.training_shards]
-    return Variant(config, shards, _moments(shards), Objective(config, _empty_caption(run, config)))
+def projected(run: Run, config: configs.Config, coefficients: Path | None = None) -> Variant:
+    """Training on coefficients of the run's training clips, as a configuration says.
+
+    Args:
+        coefficients: the folder of their shards; default the run's own.
+    """
+    folder = coefficients or run.results / "coefficients"
+    shards = [folder / f"{shard}.tar" for shard in run.training_shards]
+    return Variant(config, shards, _moments(shards), Objective(config, empty_caption(run, config)))
 
 
 def of_all_frames(run: Run, config: configs.Config, frames: Path) -> Variant:
     """A rectified flow over all frames, from the shards that `all_frames.write_frames` left in `frames`."""
     config = all_frames.configured(config)
     shards = [frames / f"{shard}.tar" for shard in run.training_shards]
-    objective = all_frames.AllFrames(config, _empty_caption(run, config))
+    objective = all_frames.AllFrames(config, empty_caption(run, config))
     return Variant(config, shards, _moments(shards), objective, all_frames.new_network)
 
 
@@ -94,6 +99,6 @@ def _moments(shards: list[Path]) -> list[Path]:
     return [path.with_suffix(".json") for path in shards]
 
 
-def _empty_caption(run: Run, config: configs.Config):
+def empty_caption(run: Run, config: configs.Config):
     dropped = config.training.caption_dropout > 0
-    return read_empty_caption(run.results / "captions" / "empty.safetensors") if dropped else None
+    return readempty_caption(run.results / "captions" / "empty.safetensors") if dropped else None

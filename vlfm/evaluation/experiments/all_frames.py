@@ -19,7 +19,11 @@ from vlfm import config as configs
 from vlfm.artifacts import fingerprint, read_json, write_json
 from vlfm.coefficients.shards import ClipCoefficients, write_shard
 from vlfm.errors import VLFMError
+from vlfm.evaluation.experiments.common import Run
+from vlfm.evaluation.generation.sources import Source, Video
+from vlfm.evaluation.render import caption_noise
 from vlfm.flow.losses import velocity_mse
+from vlfm.latents.frames import to_uint8
 from vlfm.latents.store import ClipLatents, LatentStore
 from vlfm.model.flow_model import FlowModel, Predictor
 from vlfm.model.transformer import VLFMTransformer
@@ -143,3 +147,30 @@ def sample(
         state = state + network(state, state.new_full((len(state),), step / steps)) / steps
     model.evaluations = network.evaluations
     return state * model.transformer.latent_scale
+
+
+def generated(run: Run, model: FlowModel, steps: int) -> Source:
+    """What the network makes of captions, with the guidance of `evaluation`; as `vlfm.evaluation.generation.sources`.
+
+    Args:
+        steps: of `sample`.
+    """
+
+    def make(videos: Sequence[Video]) -> list[np.ndarray]:
+        count, channels, *sides = videos[0].prompt.store.shape
+        shape = (count * channels, *sides)
+        states = sample(
+            model,
+            torch.from_numpy(np.stack([video.prompt.tokens for video in videos])),
+            torch.from_numpy(np.stack([video.prompt.mask for video in videos])),
+            torch.stack(
+                [caption_noise(video.prompt.caption, video.number, run.config.seed, shape) for video in videos]
+            ),
+            steps,
+            run.config.evaluation.guidance,
+        )
+        captions = [video.prompt.caption for video in videos for _ in range(count)]
+        frames = to_uint8(run.decoder.generate(states.reshape(-1, channels, *sides), captions))
+        return list(frames.reshape(len(videos), count, *frames.shape[1:]))
+
+    return make

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from vlfm.coefficients.shards import ClipCoefficients
 from vlfm.clips.shards import DecodedClip
+from vlfm.coefficients.shards import ClipCoefficients
 from vlfm.evaluation.metrics import psnr
 from vlfm.flow.legendre import LegendreBasis
 from vlfm.flow.projection import reconstruct

@@ -99,6 +99,7 @@ def _moments(shards: list[Path]) -> list[Path]:
     return [path.with_suffix(".json") for path in shards]
 
 
-def empty_caption(run: Run, config: configs.Config):
+def empty_caption(run: Run, config: configs.Config) -> Captions | None:
+    """The run's empty caption, where captions are dropped."""
     dropped = config.training.caption_dropout > 0
-    return readempty_caption(run.results / "captions" / "empty.safetensors") if dropped else None
+    return read_empty_caption(run.results / "captions" / "empty.safetensors") if dropped else None

@@ -221,6 +221,24 @@ def _evaluate(arguments):
     )
 
 
+def _fit_judges(arguments):
+    from vlfm.artifacts import read_json
+    from vlfm.evaluation.generation.judges import fit_judges
+
+    plan = read_json(arguments.plan)
+    counts = {shard: plan[shard]["clips"] for shard in _training_shards(arguments)}
+    fit_judges(_config(arguments), counts, arguments.clips, arguments.output, _device(arguments))
+
+
+def _evaluate_generation(arguments):
+    from vlfm.evaluation.experiments.common import Run
+    from vlfm.evaluation.generation.evaluate import evaluate_generation
+
+    splits = _splits(arguments)
+    run = Run(_config(arguments), arguments.results, list(splits), _device(arguments), splits)
+    evaluate_generation(run, arguments.output)
+
+
 def _report(arguments):
     if arguments.picture:
         from vlfm.evaluation.page.picture import write_picture
@@ -394,6 +412,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub = command("evaluate", _evaluate, "render clips from their captions and score every stage", device=True)
     paths(sub, results="results", plan=plan, output="results/eval/psnr.csv", videos="results/eval/videos")
+    sub = command("fit-judges", _fit_judges, "fit what judges generated clips to the training clips", device=True)
+    paths(sub, clips="results/clips", plan=plan, output="results/judges")
+    sub = command(
+        "evaluate-generation", _evaluate_generation, "make videos of captions, held-out ones first, and judge them",
+        device=True,
+    )  # fmt: skip
+    paths(sub, results="results", plan=plan, output="results/eval")
     sub = command("report", _report, "write the self-contained report page")
     paths(sub, results="results", output="results/report/index.html")
     sub.add_argument("--picture", type=Path, help="write this PNG of a few clips instead, for a README")

@@ -273,6 +273,13 @@ class Evaluation(Section):
     guidance: Annotated[float, Field(ge=1)]
 
 
+class Generation(Section):
+    captions: Count
+    seeds: Count
+    steps: Annotated[list[Count], Field(min_length=1)]
+    features: Annotated[str, Field(min_length=1)]
+
+
 class Experiments(Section):
     clips: Count
     scenes: Annotated[int, Field(ge=0)]
@@ -301,6 +308,7 @@ class Config(Section):
     model: Model
     training: Training
     evaluation: Evaluation
+    generation: Generation
     experiments: Experiments
 
     @model_validator(mode="after")

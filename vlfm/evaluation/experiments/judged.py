@@ -1,6 +1,6 @@
 """What the experiments that train make of captions, judged beside true clips of the same captions."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +16,10 @@ from vlfm.evaluation.generation.judges import load_judges
 from vlfm.evaluation.generation.prompts import Prompt, Sample, embeddings_of
 from vlfm.evaluation.generation.scoring import NUMBERS, SHARES, Judges, Reference, Viewed, score
 from vlfm.evaluation.generation.sources import Source, Video
+from vlfm.evaluation.generation.workshop import jobs
 from vlfm.splits import SPLITS
 
 EACH = 4  # videos of a caption, and true clips of it
-BATCH = 64  # videos made at once
 METRICS = (*SHARES, *NUMBERS)
 
 
@@ -121,7 +121,7 @@ class Jury:
 
     def _viewed(self, asked: Sequence[Video], source: Source) -> Viewed:
         parts = []
-        for videos in _alike(asked):
+        for videos in jobs(asked):
             parts.append(self.judges.view(source(videos), [video.prompt.caption for video in videos]))
         return Viewed.joined(parts)
 
@@ -146,17 +146,6 @@ class Jury:
                 vectors.append(pixel_vectors([clip.frames], aligned=True))
                 captions.append(clip.caption)
         return TrainingClips.of(np.concatenate(vectors), captions)
-
-
-def _alike(asked: Sequence[Video]) -> Iterator[list[Video]]:
-    """Batches of videos of one kind, those that are read from one shard together."""
-    kinds: dict[tuple, list[Video]] = {}
-    for video in asked:
-        kinds.setdefault(video.prompt.kind, []).append(video)
-    for videos in kinds.values():
-        videos.sort(key=lambda video: video.place or ("", ""))
-        for start in range(0, len(videos), BATCH):
-            yield videos[start : start + BATCH]
 
 
 def side_by_side(entries: Sequence[Sequence[dict]]) -> list[dict]:

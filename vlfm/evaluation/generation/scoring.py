@@ -36,7 +36,7 @@ class Viewed:
 
     Attributes:
         captions: B of them, what the clips were to show.
-        features: (B, D) float64.
+        features: (B, D) float64; (B, 0) where there are none.
         pixels: (B, P) float32, in grey levels: coarse frames about the middle of what they show (`pixel_vectors`).
         sharpness: (B,) float64.
         right: (B, 4) bool, which of `ATTRIBUTES` are as the caption says; no columns, (B, 0), where no judge reads.
@@ -83,19 +83,20 @@ class Judges:
     """Who looks at clips.
 
     Attributes:
-        features: what turns clips into vectors; trained ones also say which caption a clip shows.
+        features: what turns clips into vectors; trained ones also say which caption a clip shows. None where captions
+            do not differ, and nothing could be learnt.
         digits: reads moving digits; None where captions tell of anything else.
         fps: frames a second of the clips.
     """
 
-    features: VideoFeatures
+    features: VideoFeatures | None
     digits: DigitJudge | None
     fps: float
 
     @property
     def fingerprint(self) -> str:
         """Identity of what they say: numbers of other judges do not compare."""
-        return f"{self.features.fingerprint}-{self.digits.fingerprint if self.digits else 'none'}"
+        return "-".join("none" if judge is None else judge.fingerprint for judge in (self.features, self.digits))
 
     def view(self, clips: Clips, captions: Sequence[str]) -> Viewed:
         """Look at clips.
@@ -112,7 +113,7 @@ class Judges:
         none = np.zeros((len(clips), 0), dtype=bool)
         return Viewed(
             tuple(captions),
-            self.features.extract(clips),
+            none.astype(np.float64) if self.features is None else self.features.extract(clips),
             pixel_vectors(clips, aligned=True),
             sharpness(clips),
             none if self.digits is None else self.digits.scores(clips, captions, self.fps),
@@ -125,13 +126,14 @@ class Reference:
 
     Attributes:
         true: true clips, of every caption that is to be judged.
-        training: those that the model was trained on, their `Viewed.pixels`: it may have copied them.
+        training: those that the model was trained on, their `Viewed.pixels`: it may have copied them. None where there
+            are fewer than two.
         captions: distinct ones, of which a clip's own is to be told from the others.
         embeddings: of these captions.
     """
 
     true: Viewed
-    training: TrainingClips
+    training: TrainingClips | None
     captions: tuple[str, ...]
     embeddings: CaptionEmbeddings
 
@@ -171,8 +173,7 @@ def score(judges: Judges, clips: Viewed, reference: Reference, seed: int = 0) ->
             "caption that is judged"
         )
     true = reference.true.of_captions(clips.captions)
-    close = reference.training.compare(clips.pixels)
-    shares: dict[str, tuple[np.ndarray, Sequence[str]]] = {"copies": (close.closer_than(), clips.captions)}
+    shares: dict[str, tuple[np.ndarray, Sequence[str]]] = {}
     if clips.right.shape[1]:
         right = dict(zip(ATTRIBUTES, clips.right.T, strict=True)) | {"all": clips.right.all(1)}
         shares |= {name: (values, clips.captions) for name, values in right.items()}
@@ -181,18 +182,22 @@ def score(judges: Judges, clips: Viewed, reference: Reference, seed: int = 0) ->
         own = np.array([places[caption] for caption in clips.captions])
         found = judges.features.caption_accuracy(clips.features, reference.embeddings, own)
         shares["caption_accuracy"] = found, clips.captions
-    fewest = min(len(clips), len(true))
+    fewest = min(len(clips), len(true)) if clips.features.shape[1] else 0
     if fewest > NEIGHBOURS:
         precision, recall = precision_recall(true.features, clips.features, NEIGHBOURS)
         shares |= {"precision": (precision, clips.captions), "recall": (recall, true.captions)}
+    close = None if reference.training is None else reference.training.compare(clips.pixels)
+    if close is not None:
+        shares["copies"] = close.closer_than(), clips.captions
     distance = frechet(true.features, clips.features, COMPONENTS) if fewest > COMPONENTS else None
     row: Scores = dict.fromkeys(COLUMNS)
     for name, (values, captions) in shares.items():
         interval = mean_interval(list(_by_caption(values, captions).values()), seed)
         row |= dict(zip((name, f"{name}_low", f"{name}_high"), map(_number, interval), strict=True))
     row["frechet"] = distance
-    row["diversity"] = _ratio(_diversities(clips), _diversities(true))
-    row["nearest"] = float(np.median(close.distance) / close.typical) if close.typical > 0 else None
+    row["diversity"] = _ratio(_diversities(clips), _diversities(true)) if fewest else None
+    if close is not None and close.typical > 0:
+        row["nearest"] = float(np.median(close.distance) / close.typical)
     row["sharpness"] = _ratio(_by_caption(clips.sharpness, clips.captions), _by_caption(true.sharpness, true.captions))
     return row
 

@@ -107,18 +107,22 @@ def parted(results, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session")
-def judged(parted):
-    """The run of two splits with judges, hardly trained, and an empty caption."""
-    folder = parted
+def write_judges(folder, channels):
+    """Judges that hardly learnt a thing, for captions of a width."""
     clips = list(read_clips(folder / "clips" / "00000.tar"))
-    embeddings = CaptionEmbeddings(torch.randn(2, 1, 6), torch.ones(2, 1).bool())
+    captions = CaptionEmbeddings(torch.randn(2, 1, channels), torch.ones(2, 1).bool())
     settings = FeatureSettings(frames=2, width=4, dims=8, embedding=8, steps=2, batch_size=4)
     own = np.arange(len(clips)) % 2
-    features = TrainedFeatures.fit([clip.frames for clip in clips], embeddings, own, 0, settings)
+    features = TrainedFeatures.fit([clip.frames for clip in clips], captions, own, 0, settings)
     features.save(folder / "judges" / "features")
     about = {"fingerprint": "aa", "clips": len(clips), "features": True, "digits": False}
     write_json(folder / "judges" / "judges.json", about)
-    (folder / "captions").mkdir()
-    save_file({"tokens": torch.zeros(5, 6), "mask": torch.ones(5).bool()}, folder / "captions" / "empty.safetensors")
-    return folder
+
+
+@pytest.fixture(scope="session")
+def judged(parted):
+    """The run of two splits with judges and an empty caption."""
+    write_judges(parted, 6)
+    (parted / "captions").mkdir()
+    save_file({"tokens": torch.zeros(5, 6), "mask": torch.ones(5).bool()}, parted / "captions" / "empty.safetensors")
+    return parted

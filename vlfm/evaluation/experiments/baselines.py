@@ -174,7 +174,7 @@ def run(run: Run, output: Path) -> None:
     }
     jury = Jury(run)
     rows: list[Row] = [row for result in results.values() for row in result["rows"]]
-    table = [*over_seeds(rows), *jury.untrained()]
+    table = [*over_seeds(rows), *map(_unbounded, jury.untrained())]
     videos = [jury.true_videos(output / "baselines"), *(results[name, seeds[0]]["videos"] for name in VARIANTS)]
     best = headline(rows)
     caption = (
@@ -212,6 +212,11 @@ def _mean(members: Sequence[Row]) -> Row:
         if len(members) > 1:
             summary |= {f"{name}_low": min(values, default=None), f"{name}_high": max(values, default=None)}
     return summary
+
+
+def _unbounded(row: Row) -> Row:
+    """A row without its intervals: bounds of this table are those of seeds."""
+    return {name: value for name, value in row.items() if not name.endswith(("_low", "_high"))}
 
 
 def _best(table: Sequence[Row], split: str, metric: str) -> list[Row]:

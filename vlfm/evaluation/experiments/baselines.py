@@ -180,7 +180,8 @@ def run(run: Run, output: Path) -> None:
     caption = (
         f"{counted(len(seeds), 'seed')} of each variant, trained for {prepared['seconds']:g} s on "
         f"{counted(prepared['threads'], 'thread')} of one machine ({prepared['device']}); means over seeds, small the "
-        f"least and the largest. {best.title}, {LABELS[jury.splits[-1]]} captions: "
+        f"least and the largest. {best.title.capitalize()}, {LABELS[jury.splits[-1]]} captions, each in the steps of "
+        "sampling that suit it best: "
         + "; ".join(
             f"{label(row['variant'], row.get('sampling'))} {row[best.name]:.0%}"
             + (f" in {counted(row['evaluations'], 'evaluation')}" if row.get("evaluations") else "")

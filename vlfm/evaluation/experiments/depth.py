@@ -158,10 +158,10 @@ def _is_made(store: Path, clips: Path, identity: str) -> bool:
 
 def _costs(run: Run, here: Path, shards: Sequence[str]) -> Row:
     """Of a split: PSNR of the round trip through inversion, over all its clips, and what the path costs in dB, over
-    `experiments.clips` of them."""
+    `evaluation.clips` of them."""
     stores = {shard: LatentStore(here / "latents" / f"{shard}.zarr") for shard in shards}
     round_trips = [clip.round_trip for store in stores.values() for clip in store]
-    names = spread([name for store in stores.values() for name in store.clip_ids], run.config.experiments.clips)
+    names = spread([name for store in stores.values() for name in store.clip_ids], run.config.evaluation.clips)
     decoded, lost = run.frames(names), []
     for shard, store in stores.items():
         for clip in read_shard(here / "coefficients" / f"{shard}.tar", decoded):
@@ -198,8 +198,8 @@ def run(run: Run, output: Path) -> None:
     best, split = headline(table), jury.splits[-1]
     mine = [row for row in table if row["split"] == split]
     caption = (
-        f"{counted(run.config.experiments.depth_steps, 'training step')} at each depth. {best.title}, {LABELS[split]} "
-        "captions: "
+        f"{counted(run.config.experiments.depth_steps, 'training step')} at each depth. {best.title.capitalize()}, "
+        f"{LABELS[split]} captions: "
         + "; ".join(
             f"depth {row['depth']:g} {row[best.name]:.0%}, round trip {row['round_trip']:.2f} dB, "
             f"{row['projection_loss']:.2f} dB lost to the path"

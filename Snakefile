@@ -3,7 +3,8 @@
 #   snakemake --cores all                          everything, the report page included
 #   snakemake --cores all train                    up to the trained model
 #   snakemake --cores all results/eval/psnr.csv    one file
-#   … clips, latents, coefficients, eval, experiments, theory, report   up to that stage
+#   … clips, latents, coefficients, eval, generation, experiments, theory, report   up to that stage
+#   … baselines, depth                             the experiments that take an hour, of captioned data
 #
 # This file holds targets only; each stage is a file in workflow/rules, each rule one `vlfm` subcommand.
 
@@ -27,6 +28,7 @@ include: "workflow/rules/training.smk"
 include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/theory.smk"
 include: "workflow/rules/experiments.smk"
+include: "workflow/rules/generation.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -44,6 +46,7 @@ rule all:
         "results/eval/videos/index.json",
         "results/theory/index.html",
         expand("results/eval/{name}/index.json", name=EXPERIMENTS),
+        held_out("results/eval/generation/index.json"),
 
 
 rule clips:
@@ -72,6 +75,11 @@ rule eval:
         "results/eval/videos/index.json",
 
 
+rule generation:
+    input:
+        "results/eval/generation/index.json",
+
+
 rule report:
     input:
         "results/report/index.html",
@@ -85,3 +93,14 @@ rule theory:
 rule experiments:
     input:
         expand("results/eval/{name}/index.json", name=EXPERIMENTS),
+
+
+# An hour each: by name alone, of no other target.
+rule baselines:
+    input:
+        "results/eval/baselines/index.json",
+
+
+rule depth:
+    input:
+        "results/eval/depth/index.json",

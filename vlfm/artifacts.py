@@ -14,7 +14,7 @@ import shutil
 import sys
 import tarfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -354,8 +354,11 @@ def damaged_tar(path: Path | str, why: object) -> VLFMError:
     return VLFMError(f"{path} is damaged ({why}); remove it and run its rule again")
 
 
-def read_tar(path: Path | str) -> Iterator[dict[str, Any]]:
+def read_tar(path: Path | str, only: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
     """Yield the samples of a webdataset shard as `{"__key__": str, EXTENSION: bytes}`.
+
+    Args:
+        only: keys of the samples that are wanted; of others no more than the headers is read.
 
     Raises:
         VLFMError: as `open_tar` does.
@@ -363,6 +366,8 @@ def read_tar(path: Path | str) -> Iterator[dict[str, Any]]:
     sample: dict[str, Any] = {}
     with open_tar(path) as (tar, members):
         for key, extension, member in members:
+            if only is not None and key not in only:
+                continue
             if sample and sample["__key__"] != key:
                 yield sample
                 sample = {}

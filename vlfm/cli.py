@@ -221,6 +221,24 @@ def _evaluate(arguments):
     )
 
 
+def _fit_judges(arguments):
+    from vlfm.artifacts import read_json
+    from vlfm.evaluation.generation.judges import fit_judges
+
+    plan = read_json(arguments.plan)
+    counts = {shard: plan[shard]["clips"] for shard in _training_shards(arguments)}
+    fit_judges(_config(arguments), counts, arguments.clips, arguments.output, _device(arguments))
+
+
+def _evaluate_generation(arguments):
+    from vlfm.evaluation.experiments.common import Run
+    from vlfm.evaluation.generation.evaluate import evaluate_generation
+
+    splits = _splits(arguments)
+    run = Run(_config(arguments), arguments.results, list(splits), _device(arguments), splits)
+    evaluate_generation(run, arguments.output)
+
+
 def _report(arguments):
     if arguments.picture:
         from vlfm.evaluation.page.picture import write_picture
@@ -315,12 +333,11 @@ def _experiment(arguments):
     splits = _splits(arguments)
     run = Run(_config(arguments), arguments.results, list(splits), _device(arguments), splits)
     experiment = importlib.import_module(f"vlfm.evaluation.experiments.{arguments.name}")
-    if arguments.head:
-        if arguments.name != "ablation":
-            raise VLFMError(f"--head belongs to the ablation, not to {arguments.name}")
-        experiment.run_head(run, arguments.output, arguments.head)
-    else:
-        experiment.run(run, arguments.output)
+    if arguments.part is None:
+        return experiment.run(run, arguments.output)
+    if not hasattr(experiment, "run_part"):
+        raise VLFMError(f"{arguments.name} has no parts; leave --part out")
+    experiment.run_part(run, arguments.output, arguments.part)
 
 
 def _ledger(arguments):
@@ -395,6 +412,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub = command("evaluate", _evaluate, "render clips from their captions and score every stage", device=True)
     paths(sub, results="results", plan=plan, output="results/eval/psnr.csv", videos="results/eval/videos")
+    sub = command("fit-judges", _fit_judges, "fit what judges generated clips to the training clips", device=True)
+    paths(sub, clips="results/clips", plan=plan, output="results/judges")
+    sub = command(
+        "evaluate-generation", _evaluate_generation, "make videos of captions, held-out ones first, and judge them",
+        device=True,
+    )  # fmt: skip
+    paths(sub, results="results", plan=plan, output="results/eval")
     sub = command("report", _report, "write the self-contained report page")
     paths(sub, results="results", output="results/report/index.html")
     sub.add_argument("--picture", type=Path, help="write this PNG of a few clips instead, for a README")
@@ -495,10 +519,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--seed", type=int, default=0, help="the same gives the same video, another another (default 0)")
     sub = command("experiment", _experiment, "run one of the paper's experiments on a finished run", device=True)
+    names = ("interpolation", "extrapolation", "order", "ledger", "ablation", "speed", "baselines", "depth")
+    sub.add_argument("name", choices=names, help="which")
     sub.add_argument(
-        "name", choices=("interpolation", "extrapolation", "order", "ledger", "ablation", "speed"), help="which"
+        "--part",
+        help="of an experiment that trains: ablation, a head; baselines, `prepare` and then VARIANT-SEED; depth, "
+        "`prepare` and then a depth. Without it, gather what the parts gave",
     )
-    sub.add_argument("--head", help="ablation: train this head; without it, gather the trained ones")
     paths(sub, results="results", plan=plan, output="results/eval")
     sub = command("ledger", _ledger, "say what happened to every clip, stage by stage")
     paths(sub, results="results")

@@ -283,6 +283,13 @@ class Evaluation(Section):
     guidance: Annotated[float, Field(ge=1)]
 
 
+class Generation(Section):
+    captions: Count
+    seeds: Count
+    steps: Annotated[list[Count], Field(min_length=1)]
+    features: Annotated[str, Field(min_length=1)]
+
+
 class Experiments(Section):
     clips: Count
     scenes: Annotated[int, Field(ge=0)]
@@ -290,6 +297,13 @@ class Experiments(Section):
     extend: Annotated[float, Field(gt=1)]
     orders: Annotated[list[Count], Field(min_length=1)] | None
     ablation_steps: Count
+    baseline_seconds: Positive
+    baseline_seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    baseline_steps: Annotated[list[Count], Field(min_length=1)]
+    depths: Annotated[list[Share], Field(min_length=1)]
+    depth_steps: Count
+    depth_clips: Count
+    depth_predictor_steps: Count
 
 
 class Config(Section):
@@ -304,6 +318,7 @@ class Config(Section):
     model: Model
     training: Training
     evaluation: Evaluation
+    generation: Generation
     experiments: Experiments
 
     @model_validator(mode="after")

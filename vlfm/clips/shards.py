@@ -3,7 +3,7 @@
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,15 +35,18 @@ class DecodedClip:
     info: dict[str, Any]
 
 
-def read_clips(path: Path | str) -> Iterator[DecodedClip]:
+def read_clips(path: Path | str, only: Collection[str] | None = None) -> Iterator[DecodedClip]:
     """Yield the clips of a shard in plan order, one in memory at a time.
+
+    Args:
+        only: ids of the clips that are wanted; pictures of others are not decoded.
 
     Raises:
         VLFMError: a damaged tar, a picture that is none or of another size, a missing member, times that do
         not
             fit the frames; the message names the shard and the member.
     """
-    for sample in read_tar(path):
+    for sample in read_tar(path, only):
         yield _clip(path, sample)
 
 

@@ -1,7 +1,7 @@
 """Coefficient shards: what training reads. One tar member group per clip, plus a small JSON of moments."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,6 +124,6 @@ def write_shard(path: Path | str, clips: Iterator[ClipCoefficients]) -> int:
     return write_tar(path, map(encode, clips))
 
 
-def read_shard(path: Path | str) -> Iterator[ClipCoefficients]:
-    """Yield the clips of a shard."""
-    return (decode(sample, str(path)) for sample in read_tar(path))
+def read_shard(path: Path | str, only: Collection[str] | None = None) -> Iterator[ClipCoefficients]:
+    """Yield the clips of a shard, or those of these ids alone."""
+    return (decode(sample, str(path)) for sample in read_tar(path, only))

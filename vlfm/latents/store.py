@@ -175,11 +175,19 @@ class LatentStore:
     def __iter__(self) -> Iterator[ClipLatents]:
         return (self[clip_id] for clip_id in self.clip_ids)
 
-    def __getitem__(self, clip_id: str) -> ClipLatents:
+    def caption_of(self, clip_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """A clip's caption embedding, tokens (L, D) float32 and mask (L,) bool; its latents are not read."""
+        index = self._index(clip_id)
+        return np.asarray(self._arrays["tokens"][index]).astype(np.float32), np.asarray(self._arrays["mask"][index])
+
+    def _index(self, clip_id: str) -> int:
         try:
-            index = self._position[clip_id]
+            return self._position[clip_id]
         except KeyError:
             raise VLFMError(f"clip {clip_id} is not in {self.path}") from None
+
+    def __getitem__(self, clip_id: str) -> ClipLatents:
+        index = self._index(clip_id)
         return ClipLatents(
             clip_id=clip_id,
             latents=np.asarray(self._latents[index]).astype(np.float32),

@@ -7,7 +7,7 @@ import json
 
 from vlfm import config as configs
 from vlfm.errors import VLFMError
-from vlfm.splits import TRAIN, shards_of
+from vlfm.splits import TEST, TRAIN, shards_of
 
 try:
     CONFIG = configs.parse(config, "the configuration")
@@ -33,6 +33,11 @@ def plan(wildcards):
 def shards(pattern, split=None):
     """An input function: `pattern` filled in for every shard of the plan, or for those of one split."""
     return lambda wildcards: expand(pattern, shard=shards_of(plan(wildcards), split))
+
+
+def held_out(path):
+    """An input function: `path` where the plan has test clips, nothing where it has none."""
+    return lambda wildcards: path if shards_of(plan(wildcards), TEST) else []
 
 
 def shard_plan(wildcards):

@@ -7,6 +7,7 @@ rule write_report:
         videos="results/eval/videos/index.json",
         theory="results/theory/findings.json",
         experiments=expand("results/eval/{name}/index.json", name=EXPERIMENTS),
+        generation=held_out("results/eval/generation/index.json"),
     output:
         report("results/report/index.html", caption="../report/page.rst", category="The whole run"),
     log:

@@ -144,24 +144,51 @@ class Copies:
         return (self.distance < np.quantile(self.nearest, share)).astype(np.float64)
 
 
+@dataclass(frozen=True)
+class TrainingClips:
+    """Training clips in one space, and what is usual between them: made once, compared with many sets of clips.
+
+    Attributes:
+        vectors: (B', D).
+        typical, nearest: as in `Copies`.
+    """
+
+    vectors: np.ndarray
+    typical: float
+    nearest: np.ndarray
+
+    @classmethod
+    def of(cls, vectors: np.ndarray, captions: Sequence, seed: int = 0) -> "TrainingClips":
+        """Measure what is usual.
+
+        Args:
+            captions: of the clips, B' of them; anything that is equal where captions are.
+            seed: chooses 8 clips of a caption that has more.
+
+        Raises:
+            VLFMError: with fewer than two clips, or not one caption for each.
+        """
+        if len(captions) != len(vectors) or len(vectors) < 2:
+            raise VLFMError(
+                f"copies: {len(vectors)} training clips with {len(captions)} captions; give at least 2, and a caption "
+                "each"
+            )
+        nearest, _ = nearest_training(vectors, vectors, skip=np.arange(len(vectors)))
+        return cls(vectors, _typical(vectors, captions, seed), nearest)
+
+    def compare(self, generated: np.ndarray) -> Copies:
+        """How near generated clips, (B, D) in the same space, come to these."""
+        return Copies(*nearest_training(generated, self.vectors), self.typical, self.nearest)
+
+
 def copies(generated: np.ndarray, training: np.ndarray, captions: Sequence, seed: int = 0) -> Copies:
     """Compare generated with training clips, in any of the spaces above.
 
     Args:
         generated, training: vectors (B, D) and (B', D) of the same space.
-        captions: of the training clips, B' of them; anything that is equal where captions are.
-        seed: chooses 8 clips of a caption that has more.
-
-    Raises:
-        VLFMError: with fewer than two training clips, or not one caption for each.
+        captions, seed: as `TrainingClips.of` takes them, and its errors.
     """
-    if len(captions) != len(training) or len(training) < 2:
-        raise VLFMError(
-            f"copies: {len(training)} training clips with {len(captions)} captions; give at least 2, and a caption each"
-        )
-    distance, index = nearest_training(generated, training)
-    nearest, _ = nearest_training(training, training, skip=np.arange(len(training)))
-    return Copies(distance, index, _typical(training, captions, seed), nearest)
+    return TrainingClips.of(training, captions, seed).compare(generated)
 
 
 def _typical(training: np.ndarray, captions: Sequence, seed: int) -> float:

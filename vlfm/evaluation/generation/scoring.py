@@ -1,0 +1,225 @@
+"""What a set of clips made of captions is worth, as one row of numbers, whatever made the clips.
+
+Clips are looked at once, by `Judges.view`; frames are not needed after that. What judges saw of generated clips is
+compared with what they saw of true ones (`score`): true clips of the same captions, and those of the training.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from vlfm.clips.digits import ATTRIBUTES
+from vlfm.errors import VLFMError
+from vlfm.evaluation.generation.copying import TrainingClips, pixel_vectors
+from vlfm.evaluation.generation.digits import DigitJudge
+from vlfm.evaluation.generation.distances import diversity, frechet, precision_recall
+from vlfm.evaluation.generation.features import Clips, VideoFeatures
+from vlfm.evaluation.generation.sharpness import sharpness
+from vlfm.evaluation.generation.trained import TrainedFeatures
+from vlfm.evaluation.metrics import mean_interval
+from vlfm.latents.text import CaptionEmbeddings
+from vlfm.words import counted
+
+COMPONENTS = 32  # directions of the features that the Fréchet distance is measured in: 128 clips are enough
+NEIGHBOURS = 3  # of precision and recall
+SHARES = (*ATTRIBUTES, "all", "caption_accuracy", "precision", "recall", "copies")
+NUMBERS = ("frechet", "diversity", "nearest", "sharpness")
+COLUMNS = (*(f"{name}{part}" for name in SHARES for part in ("", "_low", "_high")), *NUMBERS)
+
+Scores = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Viewed:
+    """What judges saw of B clips.
+
+    Attributes:
+        captions: B of them, what the clips were to show.
+        features: (B, D) float64; (B, 0) where there are none.
+        pixels: (B, P) float32, in grey levels: coarse frames about the middle of what they show (`pixel_vectors`).
+        sharpness: (B,) float64.
+        right: (B, 4) bool, which of `ATTRIBUTES` are as the caption says; no columns, (B, 0), where no judge reads.
+    """
+
+    captions: tuple[str, ...]
+    features: np.ndarray
+    pixels: np.ndarray
+    sharpness: np.ndarray
+    right: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    @staticmethod
+    def joined(parts: Iterable["Viewed"]) -> "Viewed":
+        """Several sets as one, in order; at least one."""
+        parts = list(parts)
+        arrays = [field.name for field in fields(Viewed) if field.name != "captions"]
+        return Viewed(
+            tuple(caption for part in parts for caption in part.captions),
+            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays},
+        )
+
+    def rows(self, chosen: Sequence[int] | np.ndarray) -> "Viewed":
+        """Some of the clips, by their places or by a mask (B,)."""
+        places = np.arange(len(self))[np.asarray(chosen)]
+        return Viewed(
+            tuple(self.captions[place] for place in places),
+            self.features[places],
+            self.pixels[places],
+            self.sharpness[places],
+            self.right[places],
+        )
+
+    def of_captions(self, captions: Iterable[str]) -> "Viewed":
+        """Those of its clips that have one of these captions."""
+        wanted = set(captions)
+        return self.rows(np.array([caption in wanted for caption in self.captions], dtype=bool))
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Who looks at clips.
+
+    Attributes:
+        features: what turns clips into vectors; trained ones also say which caption a clip shows. None where captions
+            do not differ, and nothing could be learnt.
+        digits: reads moving digits; None where captions tell of anything else.
+        fps: frames a second of the clips.
+    """
+
+    features: VideoFeatures | None
+    digits: DigitJudge | None
+    fps: float
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of what they say: numbers of other judges do not compare."""
+        return "-".join("none" if judge is None else judge.fingerprint for judge in (self.features, self.digits))
+
+    def view(self, clips: Clips, captions: Sequence[str]) -> Viewed:
+        """Look at clips.
+
+        Args:
+            clips: uint8 (B, N, H, W, 3), or B of any lengths and sizes (moving digits: all of one).
+            captions: B of them, what each is to show.
+
+        Raises:
+            VLFMError: if there is not one caption a clip, or one that the judge of moving digits does not read.
+        """
+        if len(clips) != len(captions) or not len(clips):
+            raise VLFMError(f"{counted(len(clips), 'clip')} to be judged with {counted(len(captions), 'caption')}")
+        none = np.zeros((len(clips), 0), dtype=bool)
+        return Viewed(
+            tuple(captions),
+            none.astype(np.float64) if self.features is None else self.features.extract(clips),
+            pixel_vectors(clips, aligned=True),
+            sharpness(clips),
+            none if self.digits is None else self.digits.scores(clips, captions, self.fps),
+        )
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What generated clips are compared with.
+
+    Attributes:
+        true: true clips, of every caption that is to be judged.
+        training: those that the model was trained on, their `Viewed.pixels`: it may have copied them. None where there
+            are fewer than two.
+        captions: distinct ones, of which a clip's own is to be told from the others.
+        embeddings: of these captions.
+    """
+
+    true: Viewed
+    training: TrainingClips | None
+    captions: tuple[str, ...]
+    embeddings: CaptionEmbeddings
+
+
+def score(judges: Judges, clips: Viewed, reference: Reference, seed: int = 0) -> Scores:
+    """The row of a set of clips, `COLUMNS`; None where a number means nothing.
+
+    - digit, colour, direction, speed, all: shares of the clips that show what their caption says, where captions tell
+      of moving digits.
+    - caption_accuracy: share of the clips whose own caption is nearest to them of all the reference's; with features
+      that were trained on captions. Compare it with that of true clips.
+    - precision, recall: share of the clips that lie among the true ones, and of the true ones that lie among them
+      (of the same captions), in features; with more than 3 of each.
+    - copies: share of the clips nearer to a training clip than all but 1 % of the training clips are to another one;
+      0.01 is what new clips have.
+    - frechet: squared distance to the true clips of the same captions in 32 directions of the features; with more than
+      32 of each. Only sets of equally many clips compare.
+    - diversity: mean distance of two clips of one caption in features, relative to that of the true ones; where
+      captions have two clips of both. 0 where all seeds give one clip.
+    - nearest: median distance to the nearest training clip, relative to the median distance of two training clips of
+      one caption; where a caption has two.
+    - sharpness: relative to that of true clips of the same captions: below 1 is blurred.
+
+    Shares have a 95 % interval, `_low` and `_high`, of a bootstrap over captions: clips of one caption are no
+    independent evidence. Every caption weighs the same.
+
+    Args:
+        clips: what `judges` saw, of captions of the reference.
+        seed: of the bootstrap.
+
+    Raises:
+        VLFMError: if a caption is not one of the reference's.
+    """
+    if unknown := set(clips.captions) - (set(reference.captions) & set(reference.true.captions)):
+        raise VLFMError(
+            f"no true clip of the caption {min(unknown)!r} to compare with; give the reference true clips of every "
+            "caption that is judged"
+        )
+    true = reference.true.of_captions(clips.captions)
+    shares: dict[str, tuple[np.ndarray, Sequence[str]]] = {}
+    if clips.right.shape[1]:
+        right = dict(zip(ATTRIBUTES, clips.right.T, strict=True)) | {"all": clips.right.all(1)}
+        shares |= {name: (values, clips.captions) for name, values in right.items()}
+    if isinstance(judges.features, TrainedFeatures):
+        places = {caption: place for place, caption in enumerate(reference.captions)}
+        own = np.array([places[caption] for caption in clips.captions])
+        found = judges.features.caption_accuracy(clips.features, reference.embeddings, own)
+        shares["caption_accuracy"] = found, clips.captions
+    fewest = min(len(clips), len(true)) if clips.features.shape[1] else 0
+    if fewest > NEIGHBOURS:
+        precision, recall = precision_recall(true.features, clips.features, NEIGHBOURS)
+        shares |= {"precision": (precision, clips.captions), "recall": (recall, true.captions)}
+    close = None if reference.training is None else reference.training.compare(clips.pixels)
+    if close is not None:
+        shares["copies"] = close.closer_than(), clips.captions
+    distance = frechet(true.features, clips.features, COMPONENTS) if fewest > COMPONENTS else None
+    row: Scores = dict.fromkeys(COLUMNS)
+    for name, (values, captions) in shares.items():
+        interval = mean_interval(list(_by_caption(values, captions).values()), seed)
+        row |= dict(zip((name, f"{name}_low", f"{name}_high"), map(_number, interval), strict=True))
+    row["frechet"] = distance
+    row["diversity"] = _ratio(_diversities(clips), _diversities(true)) if fewest else None
+    if close is not None and close.typical > 0:
+        row["nearest"] = float(np.median(close.distance) / close.typical)
+    row["sharpness"] = _ratio(_by_caption(clips.sharpness, clips.captions), _by_caption(true.sharpness, true.captions))
+    return row
+
+
+def _by_caption(values: np.ndarray, captions: Sequence[str]) -> dict[str, float]:
+    """Caption → the mean of its clips' numbers."""
+    members: dict[str, list[float]] = {}
+    for caption, value in zip(captions, values, strict=True):
+        members.setdefault(caption, []).append(float(value))
+    return {caption: float(np.mean(some)) for caption, some in members.items()}
+
+
+def _diversities(clips: Viewed) -> dict[str, float]:
+    return dict(zip(dict.fromkeys(clips.captions), diversity(clips.features, clips.captions), strict=True))
+
+
+def _ratio(ours: Mapping[str, float], theirs: Mapping[str, float]) -> float | None:
+    """The sum over captions divided by theirs, over those that have a number in both."""
+    both = [caption for caption in ours if np.isfinite(ours[caption]) and np.isfinite(theirs[caption])]
+    total = sum(theirs[caption] for caption in both)
+    return sum(ours[caption] for caption in both) / total if total > 0 else None
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -511,11 +511,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--steps",
         type=int,
-        help="network evaluations a video: 1 (default) where every caption stands for one clip, 8 to draw one of "
-        "several that share a caption; for the head velocity, solver steps a frame (default 4)",
+        help="network evaluations a video: 1 for the average of what a caption stands for, 8 to draw one of several "
+        "clips; for the head velocity, solver steps a frame. Default what the model's evaluation.steps says",
     )
     sub.add_argument(
-        "--guidance", type=float, default=1.0, help="above 1 needs a model trained with training.caption_dropout"
+        "--guidance",
+        type=float,
+        help="above 1 needs a model trained with training.caption_dropout; default what its evaluation.guidance says",
     )
     sub.add_argument("--seed", type=int, default=0, help="the same gives the same video, another another (default 0)")
     sub = command("experiment", _experiment, "run one of the paper's experiments on a finished run", device=True)

@@ -4,6 +4,7 @@
 #   snakemake --cores all train                    up to the trained model
 #   snakemake --cores all results/eval/psnr.csv    one file
 #   … clips, latents, coefficients, eval, generation, experiments, theory, report   up to that stage
+#   … baselines, depth                             the experiments that take an hour, of captioned data
 #
 # This file holds targets only; each stage is a file in workflow/rules, each rule one `vlfm` subcommand.
 
@@ -92,3 +93,14 @@ rule theory:
 rule experiments:
     input:
         expand("results/eval/{name}/index.json", name=EXPERIMENTS),
+
+
+# An hour each: by name alone, of no other target.
+rule baselines:
+    input:
+        "results/eval/baselines/index.json",
+
+
+rule depth:
+    input:
+        "results/eval/depth/index.json",

@@ -122,6 +122,16 @@ def test_steps_and_guidance_reach_the_network(pipeline):
     assert pipeline.evaluations == 16
 
 
+def test_a_model_is_sampled_as_it_was_evaluated_unless_asked_otherwise(folder):
+    pipeline = VLFMPipeline.from_pretrained(folder)
+    sampling = pipeline.config.evaluation.model_copy(update={"steps": 3, "guidance": 2.0})
+    pipeline.config = pipeline.config.model_copy(update={"evaluation": sampling})
+    pipeline(PROMPT, output_type="latent")
+    assert pipeline.evaluations == 6
+    pipeline(PROMPT, num_inference_steps=1, guidance_scale=1.0, output_type="latent")
+    assert pipeline.evaluations == 1
+
+
 def test_frames_of_another_size(pipeline):
     assert pipeline(PROMPT, num_frames=1, height=24, width=48).frames.shape == (1, 1, 24, 48, 3)
 

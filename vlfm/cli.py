@@ -333,12 +333,11 @@ def _experiment(arguments):
     splits = _splits(arguments)
     run = Run(_config(arguments), arguments.results, list(splits), _device(arguments), splits)
     experiment = importlib.import_module(f"vlfm.evaluation.experiments.{arguments.name}")
-    if arguments.head:
-        if arguments.name != "ablation":
-            raise VLFMError(f"--head belongs to the ablation, not to {arguments.name}")
-        experiment.run_head(run, arguments.output, arguments.head)
-    else:
-        experiment.run(run, arguments.output)
+    if arguments.part is None:
+        return experiment.run(run, arguments.output)
+    if not hasattr(experiment, "run_part"):
+        raise VLFMError(f"{arguments.name} has no parts; leave --part out")
+    experiment.run_part(run, arguments.output, arguments.part)
 
 
 def _ledger(arguments):
@@ -512,18 +511,23 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--steps",
         type=int,
-        help="network evaluations a video: 1 (default) where every caption stands for one clip, 8 to draw one of "
-        "several that share a caption; for the head velocity, solver steps a frame (default 4)",
+        help="network evaluations a video: 1 for the average of what a caption stands for, 8 to draw one of several "
+        "clips; for the head velocity, solver steps a frame. Default what the model's evaluation.steps says",
     )
     sub.add_argument(
-        "--guidance", type=float, default=1.0, help="above 1 needs a model trained with training.caption_dropout"
+        "--guidance",
+        type=float,
+        help="above 1 needs a model trained with training.caption_dropout; default what its evaluation.guidance says",
     )
     sub.add_argument("--seed", type=int, default=0, help="the same gives the same video, another another (default 0)")
     sub = command("experiment", _experiment, "run one of the paper's experiments on a finished run", device=True)
+    names = ("interpolation", "extrapolation", "order", "ledger", "ablation", "speed", "baselines", "depth")
+    sub.add_argument("name", choices=names, help="which")
     sub.add_argument(
-        "name", choices=("interpolation", "extrapolation", "order", "ledger", "ablation", "speed"), help="which"
+        "--part",
+        help="of an experiment that trains: ablation, a head; baselines, `prepare` and then VARIANT-SEED; depth, "
+        "`prepare` and then a depth. Without it, gather what the parts gave",
     )
-    sub.add_argument("--head", help="ablation: train this head; without it, gather the trained ones")
     paths(sub, results="results", plan=plan, output="results/eval")
     sub = command("ledger", _ledger, "say what happened to every clip, stage by stage")
     paths(sub, results="results")

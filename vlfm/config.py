@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from vlfm.artifacts import write_bytes
-from vlfm.clips.digit_drawing import LONGEST
+from vlfm.clips.digit_drawing import SIDE, longest
 from vlfm.errors import VLFMError
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -57,6 +57,15 @@ class Digits(Section):
     captions: Count
     clips: Count
     test_clips: Annotated[int, Field(ge=0)]
+    wander: Annotated[float, Field(ge=0, le=0.5)]
+
+    @model_validator(mode="after")
+    def _apart(self):
+        if self.count == 2 and self.wander < SIDE[2]:
+            raise ValueError(
+                f"wander is {self.wander:g}: two digits would lie on each other in the middle; set it to 0.5"
+            )
+        return self
 
 
 class Clips(Section):
@@ -127,10 +136,11 @@ class Clips(Section):
             raise ValueError(
                 "moving-digits are clips of one length and one square size: give one duration and one size"
             )
-        if (self.num_frames_of(self.longest) - 1) / self.fps > LONGEST:
+        most = longest(self.digits.count)
+        if (self.num_frames_of(self.longest) - 1) / self.fps > most:
             raise ValueError(
                 f"duration is {self.longest:g}, and the fastest of the moving-digits is across the picture in "
-                f"{LONGEST:.2f} s: lower it"
+                f"{most:.2f} s: lower it"
             )
         return self
 
@@ -287,6 +297,13 @@ class Experiments(Section):
     extend: Annotated[float, Field(gt=1)]
     orders: Annotated[list[Count], Field(min_length=1)] | None
     ablation_steps: Count
+    baseline_seconds: Positive
+    baseline_seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    baseline_steps: Annotated[list[Count], Field(min_length=1)]
+    depths: Annotated[list[Share], Field(min_length=1)]
+    depth_steps: Count
+    depth_clips: Count
+    depth_predictor_steps: Count
 
 
 class Config(Section):

@@ -86,7 +86,7 @@ def generate(
     seconds: float | None = None,
     size: tuple[int | None, int | None] = (None, None),
     steps: int | None = None,
-    guidance: float = 1.0,
+    guidance: float | None = None,
     seed: int = 0,
 ) -> None:
     """Write one video a caption. A video depends on its caption and the seed, not on the captions beside it. A caption

@@ -35,7 +35,6 @@ from vlfm.model.captions import TRAINING_CAPTIONS, TrainingCaptions
 from vlfm.model.flow_model import FlowModel
 
 EMBEDDED = ("autoencoder", "scheduler", "unet")  # the last where there is a noise predictor
-STEPS = {"coefficients": 1, "velocity": 4, "direct": 1}
 OUTPUTS = ("np", "pil", "pt", "latent")
 
 
@@ -172,7 +171,7 @@ class VLFMPipeline:
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "np",
     ) -> VLFMPipelineOutput:
@@ -185,10 +184,11 @@ class VLFMPipeline:
                 is the beginning of the next longer one's: things move as fast as they do there. Beyond the longest
                 nothing was learnt (D7), and it is refused.
             height, width: of the frames, pixels; by default the first size the model was trained on.
-            num_inference_steps: for the head `coefficients` network evaluations a video: 1 (the default) where every
-                caption stands for one clip, 8 to draw one of several clips. For `velocity`, solver steps between two
-                frames of the training rate (default 4).
+            num_inference_steps: for the head `coefficients` network evaluations a video: 1 shows the average of what a
+                caption stands for, 8 draw one of several clips. For `velocity`, solver steps between two frames of the
+                training rate. By default `evaluation.steps`, or `evaluation.solver_steps`, of the model's training.
             guidance_scale: of classifier-free guidance; above 1 needs a model trained with `training.caption_dropout`.
+                By default `evaluation.guidance` of the model's training.
             generator: of the noise, one or one a prompt: the same gives the same videos.
             output_type: np, pil, pt or latent; see `VLFMPipelineOutput`.
 
@@ -202,7 +202,9 @@ class VLFMPipeline:
             raise VLFMError(f"unknown output_type {output_type!r}; there are {', '.join(OUTPUTS)}")
         if isinstance(generator, list) and len(generator) != len(prompts):
             raise VLFMError(f"{len(generator)} generators for {len(prompts)} prompts: give one, or one a prompt")
-        steps = STEPS[self.flow.transformer.config.head] if num_inference_steps is None else num_inference_steps
+        sampling = self.config.evaluation
+        own = sampling.solver_steps if self.flow.transformer.config.head == "velocity" else sampling.steps
+        steps = own if num_inference_steps is None else num_inference_steps
         if steps < 1 or int(steps) != steps:
             raise VLFMError(f"num_inference_steps must be a whole number from 1 up; it is {steps}")
         path = self.flow.path(self._clip_length(duration))
@@ -217,8 +219,8 @@ class VLFMPipeline:
             self.flow.hold(torch.from_numpy(times), path.duration),
             steps,
             duration=path.duration,
-            guidance=guidance_scale,
-            solver=self.config.evaluation.solver,
+            guidance=sampling.guidance if guidance_scale is None else guidance_scale,
+            solver=sampling.solver,
             solver_steps=steps,
         )
         if output_type == "latent":

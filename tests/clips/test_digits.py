@@ -12,7 +12,7 @@ from vlfm.artifacts import read_json, read_ledger, read_manifest
 from vlfm.clips import digit_videos
 from vlfm.clips.decode import decode_shard
 from vlfm.clips.digit_choice import choose_captions, choose_combinations, choose_handwriting, choose_takes
-from vlfm.clips.digit_drawing import EXTENT, GROUND, LONGEST, SIDE, draw_frames, draw_ways, handwriting
+from vlfm.clips.digit_drawing import GROUND, SIDE, draw_frames, draw_ways, extent, handwriting, longest
 from vlfm.clips.digit_videos import draw_take, make_digits
 from vlfm.clips.digits import (
     ATTRIBUTES,
@@ -126,28 +126,35 @@ def test_every_caption_comes_once_before_any_comes_again(digits):
 
 
 def test_as_many_pairs_as_are_asked_for(digits):
-    captions = choose_captions(digits(count=2, captions=50).digits, seed=0)
+    captions = choose_captions(digits(count=2, wander=0.5, captions=50).digits, seed=0)
     assert {split: len(set(some)) for split, some in captions.items()} == {"train": 40, "test": 10}
     with pytest.raises(
         VLFMError, match=r"captions asks for 80000 pairs of digits for split train, and there are \d+; lo"
     ):
-        choose_captions(digits(count=2, captions=100_000).digits, seed=0)
+        choose_captions(digits(count=2, wander=0.5, captions=100_000).digits, seed=0)
 
 
 def test_a_word_that_no_training_caption_says_is_named(digits):
     with pytest.raises(VLFMError, match=r"no training caption of the moving digits says .*; raise clips.digits.captio"):
-        choose_captions(digits(count=2, captions=4).digits, seed=0)
+        choose_captions(digits(count=2, wander=0.5, captions=4).digits, seed=0)
 
 
 # ------------------------------------------------------------------------------------------ pictures
 
 
-@given(st.lists(moving, min_size=1, max_size=2), st.integers(0, 2**32), st.sampled_from([1, 8, 12, 24]))
-def test_digits_move_straight_on_at_their_speed_inside_the_picture(shown, seed, count):
+@given(
+    st.lists(moving, min_size=1, max_size=2),
+    st.integers(0, 2**32),
+    st.sampled_from([1, 8, 12, 24]),
+    st.sampled_from([0, 0.06, 0.5]),
+)
+def test_digits_move_straight_on_at_their_speed_inside_the_picture(shown, seed, count, wander):
     times = np.arange(count) / count
-    ways = draw_ways(shown, times, np.random.default_rng(seed))
+    ways = draw_ways(shown, times, np.random.default_rng(seed), wander)
+    margin = extent(len(shown)) / 2
     assert ways.shape == (len(shown), count, 2)
-    assert ways.min() >= EXTENT / 2 - 1e-12 and ways.max() <= 1 - EXTENT / 2 + 1e-12
+    assert ways.min() >= margin - 1e-12 and ways.max() <= 1 - margin + 1e-12
+    assert np.abs((ways[:, 0] + ways[:, -1]) / 2 - 0.5).max() <= wander + 1e-12
     for digit, way in zip(shown, ways, strict=True):
         moved = SPEEDS[digit.speed] * times[:, None] * np.array(DIRECTIONS[digit.direction])
         assert np.allclose(way - way[0], moved, atol=1e-12)
@@ -155,7 +162,8 @@ def test_digits_move_straight_on_at_their_speed_inside_the_picture(shown, seed, 
 
 def test_the_longest_way_still_fits():
     for digit in all_digits():
-        draw_ways([digit], np.array([0, LONGEST]), np.random.default_rng(0))
+        ways = draw_ways([digit], np.array([0, longest(1)]), np.random.default_rng(0))
+        assert ways.min() >= extent(1) / 2 - 1e-12 and ways.max() <= 1 - extent(1) / 2 + 1e-12
 
 
 def covered(frames, colour):
@@ -188,7 +196,7 @@ def test_the_picture_shows_what_is_said(digit, side):
 def test_no_stroke_is_cut_by_the_edge(side):
     """In the corners that a digit can reach there is as much ink of it as whole pixels further inside."""
     ink, _ = handwriting()
-    for across, down in itertools.product((EXTENT / 2, 1 - EXTENT / 2), repeat=2):
+    for across, down in itertools.product((extent(1) / 2, 1 - extent(1) / 2), repeat=2):
         corner = np.array([across, down])
         ways = np.stack([corner, corner + np.sign(0.5 - corner) * 8 / side])[None]
         for image in ink[::9]:
@@ -207,12 +215,12 @@ def test_the_later_of_two_digits_lies_on_the_other():
 
 def test_two_digits_are_kept_apart(digits):
     """Nearer than half a digit they hide each other; left to chance two in five pairs come so near."""
-    takes = choose_takes(digits(count=2).digits, seed=0)["train"]
+    takes = choose_takes(digits(count=2, wander=0.5).digits, seed=0)["train"]
     near = [
         np.linalg.norm(np.subtract(*draw_ways(take.digits, TIMES, np.random.default_rng(take.key))), axis=-1).min()
         for take in takes
     ]
-    assert np.mean(np.array(near) < SIDE / 2) < 0.05
+    assert np.mean(np.array(near) < SIDE[2] / 2) < 0.05
 
 
 # --------------------------------------------------------------------------------------------- files
@@ -258,7 +266,7 @@ def test_decoded_frames_are_those_that_were_drawn(made):
     decoded = [clip for path in sorted(folder.glob("*.tar")) for clip in read_clips(path)]
     assert len(decoded) == 320
     for clip, take in zip(decoded, takes["train"] + takes["test"], strict=True):
-        frames = draw_take(take, TIMES, 64)
+        frames = draw_take(take, TIMES, 64, 0.06)
         assert clip.caption == take.caption and clip.info["decoder"] == "decord"
         assert np.allclose(clip.times, TIMES + 1 / 12, atol=1e-9)
         error = np.abs(clip.frames.astype(int) - frames).mean((1, 2, 3))

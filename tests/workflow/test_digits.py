@@ -24,16 +24,15 @@ def test_every_stage_but_training_has_the_held_out_clips(folder):
     results = folder / "results"
     plan = read_json(results / "clips" / "shards.json")
     assert {name: (about["clips"], about["split"]) for name, about in plan.items()} == {
-        "00000": (160, "train"),
-        "00001": (96, "train"),
-        "00002": (64, "test"),
+        "00000": (256, "train"),
+        "00001": (64, "test"),
     }
     for name in plan:
         for path in (f"clips/{name}.tar", f"latents/{name}.zarr", f"coefficients/{name}.tar"):
             assert (results / path).exists()
     assert read_json(results / "model" / "training.json")["clips"] == 256
     about = read_json(results / "decoder" / "decoder.json")
-    assert about["training_frames"] + about["held_out_frames"] == 256 * 8
+    assert about["training_frames"] + about["held_out_frames"] == 256 * 4
     splits = {clip.clip_id: clip.split for clip in read_manifest(results / "clips" / "manifest.parquet")}
     with (results / "eval" / "psnr.csv").open() as file:
         rows = list(csv.DictReader(file))

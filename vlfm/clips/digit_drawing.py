@@ -11,12 +11,11 @@ import numpy as np
 
 from vlfm.clips.digits import COLOURS, DIRECTIONS, SPEEDS, MovingDigit
 
-VERSION = 1  # of the pictures; raise it when the same digits are drawn otherwise
-SIDE = 26 / 64  # of a digit's eight pixels, over the picture's
-EXTENT = SIDE * 9 / 8  # of what is drawn: between pixels ink fades, half a pixel out on every side
-LONGEST = (1 - EXTENT) / max(SPEEDS.values())  # seconds in which the fastest digit crosses the picture
+VERSION = 2  # of the pictures; raise it when the same digits are drawn otherwise
+SIDE = {1: 1 / 2, 2: 13 / 32}  # by how many digits there are: of a digit's eight pixels, over the picture's
 GROUND = 12  # grey level behind the digits
 INK = 1.15  # strokes are drawn this much stronger than they were scanned, full ink at most
+ANYWHERE = 0.5  # of the picture's side: with that much to wander, a digit may be wherever it fits
 DRAWS = 8  # of the places where two digits begin; taken is the one in which they stay furthest apart
 
 
@@ -29,25 +28,44 @@ def handwriting() -> tuple[np.ndarray, np.ndarray]:
     return digits.images.astype(np.float32) / 16, digits.target.astype(np.int64)
 
 
-def draw_ways(digits: Sequence[MovingDigit], times: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def extent(count: int) -> float:
+    """The side of what is drawn of one of `count` digits, over the picture's.
+
+    Between pixels ink fades, half a pixel out on every side.
+    """
+    return SIDE[count] * 9 / 8
+
+
+def longest(count: int) -> float:
+    """Seconds in which the fastest of `count` digits crosses the picture."""
+    return (1 - extent(count)) / max(SPEEDS.values())
+
+
+def draw_ways(
+    digits: Sequence[MovingDigit], times: np.ndarray, random: np.random.Generator, wander: float = ANYWHERE
+) -> np.ndarray:
     """Where digits are: each moves straight on at its speed, wholly inside the picture all the time.
 
     Args:
-        times: (N,) seconds since the start, increasing, at most `LONGEST`.
+        times: (N,) seconds since the start, increasing, at most `longest` of that many digits.
+        wander: how far the middle of a digit's way may be from the middle of the picture, to each side, as a share of
+            the picture's side.
 
     Returns:
         (digits, N, 2) centres, to the right and downwards, as shares of the picture's side.
     """
-    ways = [_ways(digits, times, random) for _ in range(DRAWS if len(digits) > 1 else 1)]
+    ways = [_ways(digits, times, random, wander) for _ in range(DRAWS if len(digits) > 1 else 1)]
     return max(ways, key=_nearest)
 
 
-def _ways(digits: Sequence[MovingDigit], times: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def _ways(digits: Sequence[MovingDigit], times: np.ndarray, random: np.random.Generator, wander: float) -> np.ndarray:
+    margin = extent(len(digits)) / 2
     ways = []
     for digit in digits:
         moved = np.outer(times, DIRECTIONS[digit.direction]) * SPEEDS[digit.speed]
-        start = random.uniform(EXTENT / 2 - moved.min(0), 1 - EXTENT / 2 - moved.max(0))
-        ways.append(start + moved)
+        middle = 0.5 - (moved.min(0) + moved.max(0)) / 2
+        room = np.minimum(0.5 - margin - (moved.max(0) - moved.min(0)) / 2, wander)
+        ways.append(middle + random.uniform(-room, room) + moved)
     return np.stack(ways)
 
 
@@ -70,7 +88,7 @@ def draw_frames(digits: Sequence[MovingDigit], ink: Sequence[np.ndarray], ways: 
     import cv2
 
     frames = np.full((ways.shape[1], side, side, 3), GROUND, np.float32)
-    scale = SIDE * side / 8
+    scale = SIDE[len(digits)] * side / 8
     for digit, strokes, way in zip(digits, ink, ways, strict=True):
         colour = np.array(COLOURS[digit.colour], np.float32)
         for frame, centre in zip(frames, way, strict=True):

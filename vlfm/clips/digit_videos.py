@@ -39,7 +39,7 @@ def make_digits(clips: config.Clips, seed: int, output: Path) -> None:
     """
     takes = choose_takes(clips.digits, seed)
     times = np.arange(clips.num_frames_of(clips.shortest)) / clips.fps
-    side = clips.sizes[0][0]
+    side, wander = clips.sizes[0][0], clips.digits.wander
     length = max(1, min(int(SEEK / clips.shortest + 1e-9), MEMORY // (3 * side**2 * len(times))))
     reels = [
         (split, some[first : first + length]) for split, some in takes.items() for first in range(0, len(some), length)
@@ -49,10 +49,10 @@ def make_digits(clips: config.Clips, seed: int, output: Path) -> None:
     writer.writerow((*COLUMNS, *OPTIONAL))
     names = set()
     for split, reel in progress(reels, what="digits", unit="file"):
-        name = f"{_identity(reel, clips.fps, len(times), side)}.mp4"
+        name = f"{_identity(reel, clips.fps, len(times), side, wander)}.mp4"
         names.add(name)
         if not (output.parent / name).exists():
-            _write_reel(output.parent / name, reel, clips.fps, times, side)
+            _write_reel(output.parent / name, reel, clips.fps, times, side, wander)
         for place, take in enumerate(reel):
             start = round(place * len(times) / clips.fps, 6)
             writer.writerow((name, start, round(start + clips.shortest, 6), take.caption, split))
@@ -61,27 +61,28 @@ def make_digits(clips: config.Clips, seed: int, output: Path) -> None:
     print(f"{output}: {counted(sum(map(len, takes.values())), 'clip')} in {counted(len(names), 'file')}")
 
 
-def _identity(reel: Sequence[Take], fps: float, count: int, side: int) -> str:
+def _identity(reel: Sequence[Take], fps: float, count: int, side: int, wander: float) -> str:
     return fingerprint(
         {
             "version": digit_drawing.VERSION,
             "fps": fps,
             "frames": count,
             "side": side,
+            "wander": wander,
             "takes": [[take.caption, take.images, take.key] for take in reel],
         }
     )
 
 
-def draw_take(take: Take, times: np.ndarray, side: int) -> np.ndarray:
-    """The frames of one clip, uint8 (N, side, side, 3), at `times`, (N,) seconds from 0 on."""
+def draw_take(take: Take, times: np.ndarray, side: int, wander: float) -> np.ndarray:
+    """The frames of one clip, uint8 (N, side, side, 3), at `times`, (N,) seconds from 0 on; see `draw_ways`."""
     ink, _ = handwriting()
-    ways = draw_ways(take.digits, times, np.random.default_rng(take.key))
+    ways = draw_ways(take.digits, times, np.random.default_rng(take.key), wander)
     return draw_frames(take.digits, [ink[image] for image in take.images], ways, side)
 
 
-def _write_reel(path: Path, reel: Sequence[Take], fps: float, times: np.ndarray, side: int) -> None:
-    frames = np.concatenate([draw_take(take, times, side) for take in reel])
+def _write_reel(path: Path, reel: Sequence[Take], fps: float, times: np.ndarray, side: int, wander: float) -> None:
+    frames = np.concatenate([draw_take(take, times, side, wander) for take in reel])
     # All of the colour, which thin strokes need.
     write_mp4(path, frames, fps, pixels="yuv444p", group=len(times))
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 COLOURS = {"red": (230, 70, 60), "green": (80, 200, 90), "blue": (80, 120, 240), "yellow": (240, 210, 70)}
 DIRECTIONS = {"right": (1, 0), "left": (-1, 0), "up": (0, -1), "down": (0, 1)}  # to the right, downwards
-SPEEDS = {"slowly": 0.2, "quickly": 0.45}  # of the picture's side, a second
+SPEEDS = {"slowly": 0.12, "quickly": 0.35}  # of the picture's side, a second
 ATTRIBUTES = ("digit", "colour", "direction", "speed")
 
 _PHRASE = re.compile(

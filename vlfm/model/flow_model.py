@@ -172,7 +172,7 @@ class FlowModel:
                 was trained without caption dropout.
         """
         path = self.path(duration)
-        network = _Predictor(self, tokens, mask, path.duration, guidance)
+        network = Predictor(self, tokens, mask, path.duration, guidance)
         noise, times = noise.to(self.device), times.to(self.device)
         head = self.transformer.config.head
         if head == "coefficients":
@@ -213,7 +213,7 @@ class FlowModel:
                 `training.lead_in` left a share for the rest.
         """
         path = self.path(duration)
-        network = _Predictor(self, tokens, mask, path.duration, guidance)
+        network = Predictor(self, tokens, mask, path.duration, guidance)
         scale = self.transformer.latent_scale
         t = torch.tensor(time, dtype=torch.float64)
         m, sigma = float(path.schedule.mean_scale(t)[0]), float(path.schedule.sigma(t)[0])
@@ -224,7 +224,7 @@ class FlowModel:
         return coefficients
 
 
-class _Predictor:
+class Predictor:
     """The network with its captions bound: (ψ, t in seconds) → what its head predicts."""
 
     def __init__(self, model: FlowModel, tokens: torch.Tensor, mask: torch.Tensor, duration: float, guidance: float):
@@ -255,7 +255,7 @@ class _Predictor:
 
 
 def _integrated(
-    field: _Predictor, noise: torch.Tensor, path: VideoLatentPath, times: torch.Tensor, solver: str, solver_steps: int
+    field: Predictor, noise: torch.Tensor, path: VideoLatentPath, times: torch.Tensor, solver: str, solver_steps: int
 ) -> torch.Tensor:
     """û at the times by solving dψ/dt = F from the noise; fixed-step solvers pass through every time asked for."""
     if times.ndim != 1:

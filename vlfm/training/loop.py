@@ -28,6 +28,7 @@ VERSION = 2  # of what a run gives for the same settings and data; raise it when
 LOG_EVERY = 10
 
 Preview = Callable[[VLFMTransformer, int], None]
+NewNetwork = Callable[[configs.Config, Moments], VLFMTransformer]
 
 
 def train(
@@ -41,6 +42,7 @@ def train(
     objective: Objective | None = None,
     preview: Preview | None = None,
     decoder: Path | None = None,
+    network: NewNetwork = new_model,
 ) -> None:
     """Train a model on coefficient shards and save it as a diffusers-style folder.
 
@@ -54,6 +56,7 @@ def train(
         objective: the loss; default what the configuration asks for.
         preview: called with the network and the step every `training.preview_every` steps.
         decoder: the visual decoder's folder, which makes `output` one that `VLFMPipeline` reads.
+        network: makes what is trained, from the configuration and the moments; default what the configuration asks for.
 
     Raises:
         Stopped: after a signal to stop; the last step is saved.
@@ -73,7 +76,7 @@ def train(
         }
     )
     with StopRequest() as stop:
-        trainer = Trainer(config, new_model(config, moments), device, objective)
+        trainer = Trainer(config, network(config, moments), device, objective)
         main, council = trainer.accelerator.is_main_process, trainer.council
         saved = Checkpoints(checkpoints / identity, settings.keep)
         _resume(trainer, saved)

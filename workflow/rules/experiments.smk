@@ -6,10 +6,18 @@ if CONFIG.clips.fps not in CONFIG.evaluation.fps:
     EXPERIMENTS.remove("ledger")
 SAMPLING = ["evaluation.steps", "evaluation.solver", "evaluation.solver_steps", "evaluation.guidance"]
 HEADS = ["velocity", "direct", "coefficients"]
+VARIANTS = [*HEADS, "all-frames"]
+SEEDS = sorted(set(CONFIG.experiments.baseline_seeds))
+DEPTHS = [f"{depth:g}" for depth in sorted(set(CONFIG.experiments.depths))]
+# Where the empty caption lies that training drops captions for.
+EMPTY = ["results/captions/empty.safetensors"] if CONFIG.training.caption_dropout else []
 
 
 wildcard_constraints:
     head="|".join(HEADS),
+    variant="|".join(VARIANTS),
+    seed=r"\d+",
+    depth=r"[\d.]+",
 
 
 rule interpolate:
@@ -165,7 +173,7 @@ rule train_head:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm experiment ablation --head {wildcards.head} --config results/config.yaml --plan {input.plan:q}"
+        "vlfm experiment ablation --part {wildcards.head} --config results/config.yaml --plan {input.plan:q}"
         " --threads {threads} --log {log:q}"
 
 
@@ -218,3 +226,201 @@ rule measure_speed:
     shell:
         "vlfm experiment speed --config results/config.yaml --plan {input.plan:q} --threads {threads}"
         " --log {log:q}"
+
+
+# ------------------------------------------------------------- baselines and depth: an hour each, asked for by name
+
+
+rule prepare_baselines:
+    input:
+        plan=ancient("results/clips/shards.json"),
+        decoder="results/decoder/decoder.json",
+        latents=shards("results/latents/{shard}.zarr"),
+        coefficients=shards("results/coefficients/{shard}.tar", TRAIN),
+        moments=shards("results/coefficients/{shard}.json", TRAIN),
+        empty=EMPTY,
+    output:
+        "results/eval/baselines/steps.json",
+    log:
+        "results/logs/baselines/prepare.log",
+    benchmark:
+        "results/benchmarks/baselines/prepare.tsv"
+    params:
+        settings=settings("model", "training", "flow", "experiments.baseline_seconds"),
+    threads: 16
+    resources:
+        mem_mb=16000,
+        runtime=120,
+        gpu=1,
+    conda:
+        "../../envs/vlfm.yaml"
+    shell:
+        "vlfm experiment baselines --part prepare --config results/config.yaml --plan {input.plan:q}"
+        " --threads {threads} --log {log:q}"
+
+
+rule train_baseline:
+    input:
+        plan=ancient("results/clips/shards.json"),
+        steps="results/eval/baselines/steps.json",
+        decoder="results/decoder/decoder.json",
+        clips=shards("results/clips/{shard}.tar"),
+        latents=shards("results/latents/{shard}.zarr"),
+        coefficients=shards("results/coefficients/{shard}.tar", TRAIN),
+        moments=shards("results/coefficients/{shard}.json", TRAIN),
+        judges="results/judges/judges.json",
+        empty=EMPTY,
+    output:
+        "results/eval/baselines/{variant}-{seed}/result.json",
+    log:
+        "results/logs/baselines/{variant}-{seed}.log",
+    benchmark:
+        "results/benchmarks/baselines/{variant}-{seed}.tsv"
+    params:
+        settings=settings(
+            "model",
+            "training",
+            "flow",
+            *SAMPLING,
+            "generation",
+            "experiments.baseline_steps",
+            "experiments.videos",
+        ),
+    threads: 16
+    resources:
+        mem_mb=16000,
+        runtime=720,
+        gpu=1,
+    conda:
+        "../../envs/vlfm.yaml"
+    shell:
+        "vlfm experiment baselines --part {wildcards.variant}-{wildcards.seed} --config results/config.yaml"
+        " --plan {input.plan:q} --threads {threads} --log {log:q}"
+
+
+rule compare_baselines:
+    input:
+        plan=ancient("results/clips/shards.json"),
+        steps="results/eval/baselines/steps.json",
+        decoder="results/decoder/decoder.json",
+        clips=shards("results/clips/{shard}.tar"),
+        latents=shards("results/latents/{shard}.zarr"),
+        judges="results/judges/judges.json",
+        trained=expand("results/eval/baselines/{variant}-{seed}/result.json", variant=VARIANTS, seed=SEEDS),
+    output:
+        **experiment("baselines", "seeds"),
+    log:
+        "results/logs/baselines.log",
+    benchmark:
+        "results/benchmarks/baselines.tsv"
+    params:
+        settings=settings("generation", "experiments.videos", "seed"),
+    threads: 16
+    resources:
+        mem_mb=8000,
+        runtime=60,
+        gpu=1,
+    conda:
+        "../../envs/vlfm.yaml"
+    shell:
+        "vlfm experiment baselines --config results/config.yaml --plan {input.plan:q} --threads {threads}"
+        " --log {log:q}"
+
+
+rule prepare_depths:
+    input:
+        plan=ancient("results/clips/shards.json"),
+        decoder="results/decoder/decoder.json",
+        clips=shards("results/clips/{shard}.tar"),
+        latents=shards("results/latents/{shard}.zarr"),
+    output:
+        "results/eval/depth/prepared.json",
+    log:
+        "results/logs/depth/prepare.log",
+    benchmark:
+        "results/benchmarks/depth/prepare.tsv"
+    params:
+        settings=settings(
+            "decoder",
+            "experiments.depths",
+            "experiments.depth_clips",
+            "experiments.depth_predictor_steps",
+            "seed",
+        ),
+    threads: 16
+    resources:
+        mem_mb=8000,
+        runtime=120,
+        gpu=1,
+    conda:
+        "../../envs/vlfm.yaml"
+    shell:
+        "vlfm experiment depth --part prepare --config results/config.yaml --plan {input.plan:q}"
+        " --threads {threads} --log {log:q}"
+
+
+rule try_depth:
+    input:
+        plan=ancient("results/clips/shards.json"),
+        prepared="results/eval/depth/prepared.json",
+        decoder="results/decoder/decoder.json",
+        clips=shards("results/clips/{shard}.tar"),
+        latents=shards("results/latents/{shard}.zarr"),
+        judges="results/judges/judges.json",
+        empty=EMPTY,
+    output:
+        "results/eval/depth/{depth}/result.json",
+    log:
+        "results/logs/depth/{depth}.log",
+    benchmark:
+        "results/benchmarks/depth/{depth}.tsv"
+    params:
+        settings=settings(
+            "inversion",
+            "text",
+            "model",
+            "training",
+            "flow",
+            *SAMPLING,
+            "evaluation.clips",
+            "generation",
+            "experiments.videos",
+            "experiments.depth_steps",
+            "seed",
+        ),
+    threads: 16
+    resources:
+        mem_mb=16000,
+        runtime=720,
+        gpu=1,
+    conda:
+        "../../envs/vlfm.yaml"
+    shell:
+        "vlfm experiment depth --part {wildcards.depth} --config results/config.yaml --plan {input.plan:q}"
+        " --threads {threads} --log {log:q}"
+
+
+rule compare_depths:
+    input:
+        plan=ancient("results/clips/shards.json"),
+        decoder="results/decoder/decoder.json",
+        clips=shards("results/clips/{shard}.tar"),
+        latents=shards("results/latents/{shard}.zarr"),
+        judges="results/judges/judges.json",
+        depths=expand("results/eval/depth/{depth}/result.json", depth=DEPTHS),
+    output:
+        **experiment("depth"),
+    log:
+        "results/logs/depth.log",
+    benchmark:
+        "results/benchmarks/depth.tsv"
+    params:
+        settings=settings("generation", "experiments.videos", "seed"),
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    conda:
+        "../../envs/vlfm.yaml"
+    shell:
+        "vlfm experiment depth --config results/config.yaml --plan {input.plan:q} --threads {threads} --log {log:q}"

@@ -1,23 +1,32 @@
 """A finished run, small: clips of three sources, latents, coefficients, decoder and model, all real."""
 
+import json
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.conftest import SMALL, make_config, merge
 from tests.latents_data import write_clips, write_decoder
-from vlfm.artifacts import Clip, write_json, write_manifest
+from vlfm.artifacts import Clip, read_tar, write_json, write_manifest, write_tar
 from vlfm.clips.shards import read_clips
 from vlfm.coefficients.project import project_shard
 from vlfm.evaluation.experiments.common import Run
+from vlfm.evaluation.generation.trained import FeatureSettings, TrainedFeatures
 from vlfm.latents.frames import to_tensor
 from vlfm.latents.load import load_decoder
-from vlfm.latents.store import ClipLatents, write_store
+from vlfm.latents.store import ClipLatents, LatentStore, write_store
+from vlfm.latents.text import CaptionEmbeddings
 from vlfm.training.loop import train
 
 CPU = torch.device("cpu")
 FRAMES, SIZE, COUNT = 8, 36, 4
 DURATION = FRAMES / 24
+SHARDS = ["00000", "00001"]
+SPLITS = {"00000": "train", "00001": "test"}
 
 
 def small(**change):
@@ -77,3 +86,43 @@ def results(tmp_path_factory):
 @pytest.fixture
 def run(results):
     return Run(small(), results, ["00000"], CPU)
+
+
+@pytest.fixture(scope="session")
+def parted(results, tmp_path_factory):
+    """The run with a second shard, of test clips: the first one's under names that begin with an f."""
+    folder = tmp_path_factory.mktemp("parted") / "results"
+    shutil.copytree(results, folder)
+
+    def renamed(sample):
+        name = f"f{sample['__key__'][1:]}"
+        return {**sample, "__key__": name, "json": json.dumps({**json.loads(sample["json"]), "clip_id": name}).encode()}
+
+    write_tar(folder / "clips" / "00001.tar", map(renamed, read_tar(folder / "clips" / "00000.tar")))
+    clips = [replace(clip, clip_id=f"f{clip.clip_id[1:]}") for clip in LatentStore(folder / "latents" / "00000.zarr")]
+    store = folder / "latents" / "00001.zarr"
+    write_store(store, clips, "float32", "f00d", {}, fps=24.0, height=SIZE, width=SIZE)
+    tar = folder / "coefficients" / "00001.tar"
+    project_shard(small(), store, tar, tar.with_suffix(".json"), tar.with_suffix(".parquet"))
+    return folder
+
+
+def write_judges(folder, channels):
+    """Judges that hardly learnt a thing, for captions of a width."""
+    clips = list(read_clips(folder / "clips" / "00000.tar"))
+    captions = CaptionEmbeddings(torch.randn(2, 1, channels), torch.ones(2, 1).bool())
+    settings = FeatureSettings(frames=2, width=4, dims=8, embedding=8, steps=2, batch_size=4)
+    own = np.arange(len(clips)) % 2
+    features = TrainedFeatures.fit([clip.frames for clip in clips], captions, own, 0, settings)
+    features.save(folder / "judges" / "features")
+    about = {"fingerprint": "aa", "clips": len(clips), "features": True, "digits": False}
+    write_json(folder / "judges" / "judges.json", about)
+
+
+@pytest.fixture(scope="session")
+def judged(parted):
+    """The run of two splits with judges and an empty caption."""
+    write_judges(parted, 6)
+    (parted / "captions").mkdir()
+    save_file({"tokens": torch.zeros(5, 6), "mask": torch.ones(5).bool()}, parted / "captions" / "empty.safetensors")
+    return parted

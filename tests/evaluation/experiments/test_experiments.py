@@ -230,7 +230,7 @@ def test_the_ledger_needs_the_own_rate(results, tmp_path):
 def trained(results, tmp_path_factory):
     output = tmp_path_factory.mktemp("heads")
     for head in ablation.HEADS:
-        ablation.run_head(Run(small(), results, ["00000"], CPU), output, head)
+        ablation.run_part(Run(small(), results, ["00000"], CPU), output, head)
     return output
 
 
@@ -271,9 +271,9 @@ def test_a_head_that_was_killed_goes_on_and_ends_alike(results, trained, tmp_pat
     run = Run(small(), results, ["00000"], CPU)
     monkeypatch.setattr(ablation.Curve, "__call__", killed)
     with pytest.raises(KeyboardInterrupt):
-        ablation.run_head(run, tmp_path, "direct")
+        ablation.run_part(run, tmp_path, "direct")
     monkeypatch.setattr(ablation.Curve, "__call__", real)
-    ablation.run_head(run, tmp_path, "direct")
+    ablation.run_part(run, tmp_path, "direct")
     mine, whole = (read_json(folder / "ablation" / "direct" / "result.json") for folder in (tmp_path, trained))
     assert mine["after"] == whole["after"] and mine["before"] == whole["before"]
     # The measurement that was cut short is not made up for.

@@ -1,40 +1,12 @@
 """Training clips and test clips told apart: in the scores, the ledger and what the experiments choose from."""
 
-import json
-import shutil
-from dataclasses import replace
-
 import pytest
 
-from tests.evaluation.experiments.conftest import CPU, SIZE, small
-from vlfm.artifacts import read_json, read_tar, write_tar
-from vlfm.coefficients.project import project_shard
+from tests.evaluation.experiments.conftest import CPU, SHARDS, SPLITS, small
+from vlfm.artifacts import read_json
 from vlfm.evaluation.evaluate import evaluate
-from vlfm.evaluation.experiments import ablation, ledger
+from vlfm.evaluation.experiments import ablation, ledger, variants
 from vlfm.evaluation.experiments.common import Run, read_table
-from vlfm.latents.store import LatentStore, write_store
-
-SHARDS = ["00000", "00001"]
-SPLITS = {"00000": "train", "00001": "test"}
-
-
-@pytest.fixture(scope="module")
-def parted(results, tmp_path_factory):
-    """The run with a second shard, of test clips: the first one's under names that begin with an f."""
-    folder = tmp_path_factory.mktemp("parted") / "results"
-    shutil.copytree(results, folder)
-
-    def renamed(sample):
-        name = f"f{sample['__key__'][1:]}"
-        return {**sample, "__key__": name, "json": json.dumps({**json.loads(sample["json"]), "clip_id": name}).encode()}
-
-    write_tar(folder / "clips" / "00001.tar", map(renamed, read_tar(folder / "clips" / "00000.tar")))
-    clips = [replace(clip, clip_id=f"f{clip.clip_id[1:]}") for clip in LatentStore(folder / "latents" / "00000.zarr")]
-    store = folder / "latents" / "00001.zarr"
-    write_store(store, clips, "float32", "f00d", {}, fps=24.0, height=SIZE, width=SIZE)
-    tar = folder / "coefficients" / "00001.tar"
-    project_shard(small(), store, tar, tar.with_suffix(".json"), tar.with_suffix(".parquet"))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +60,11 @@ def test_experiments_choose_clips_of_a_split(parted):
 
 def test_heads_are_trained_and_judged_on_training_clips(parted, tmp_path, monkeypatch):
     given = []
-    real = ablation.train
+    real = variants.train
     monkeypatch.setattr(
-        ablation, "train", lambda config, *rest, **more: (given.extend(rest[:2]), real(config, *rest, **more))
+        variants, "train", lambda config, *rest, **more: (given.extend(rest[:2]), real(config, *rest, **more))
     )
-    ablation.run_head(Run(small(), parted, SHARDS, CPU, SPLITS), tmp_path, "coefficients")
+    ablation.run_part(Run(small(), parted, SHARDS, CPU, SPLITS), tmp_path, "coefficients")
     assert [[path.stem for path in paths] for paths in given] == [["00000"], ["00000"]]
     result = read_json(tmp_path / "ablation" / "coefficients" / "result.json")
     assert result["after"] and not any(name.startswith("f") for name in result["after"])

@@ -20,6 +20,7 @@ from vlfm import config as configs
 from vlfm.artifacts import Stopwatch, read_json, write_json
 from vlfm.errors import VLFMError
 from vlfm.evaluation.experiments.common import COLOURS, Row, Run, finish, means, number, write_videos
+from vlfm.evaluation.experiments.variants import HEADS, projected, with_head
 from vlfm.evaluation.metrics import psnr, psnr_paper
 from vlfm.evaluation.plots import WIDTH, legend_below, svg
 from vlfm.evaluation.render import shown_times
@@ -28,11 +29,9 @@ from vlfm.model.flow_model import FlowModel
 from vlfm.model.transformer import VLFMTransformer
 from vlfm.splits import TRAIN
 from vlfm.training.data import read_moments
-from vlfm.training.loop import train
 from vlfm.training.network import new_model
 from vlfm.words import counted
 
-HEADS = ("velocity", "direct", "coefficients")
 POINTS = 5  # measurements on the way
 FRAMES = 4  # of each clip, evenly spaced, that are scored: decoding takes longer than training
 
@@ -49,18 +48,11 @@ def configured(config: configs.Config, head: str) -> configs.Config:
     every = max(1, steps // POINTS)
     change: dict = {"steps": steps, "warmup": min(config.training.warmup, steps // 5), "ema": 0.0}
     change |= {"checkpoint_every": every, "preview_every": every, "caption_dropout": 0.0}
-    if head != "coefficients":
-        change |= {"pure_noise": 0.0, "lead_in": 0.0}
-    return config.model_copy(
-        update={
-            "model": config.model.model_copy(update={"head": head}),
-            "training": config.training.model_copy(update=change),
-            "evaluation": config.evaluation.model_copy(update={"guidance": 1.0}),
-        }
-    )
+    unguided = config.evaluation.model_copy(update={"guidance": 1.0})
+    return with_head(config, head, **change).model_copy(update={"evaluation": unguided})
 
 
-def run_head(run: Run, output: Path, head: str) -> None:
+def run_part(run: Run, output: Path, head: str) -> None:
     """Train one head and score it: `ablation/HEAD/model/`, videos beside it, and, last, `ablation/HEAD/result.json`.
 
     A killed job goes on from the last checkpoint.
@@ -70,25 +62,15 @@ def run_head(run: Run, output: Path, head: str) -> None:
     """
     folder = output / "ablation" / head
     config = configured(run.config, head)
-    coefficients = [run.results / "coefficients" / f"{shard}.tar" for shard in run.training_shards]
-    moment_files = [path.with_suffix(".json") for path in coefficients]
+    variant = projected(run, config)
     run = replace(run, config=config)
     judge = Judge(run)
-    moments = read_moments(moment_files)
+    moments = read_moments(variant.moment_files)
     identity = run.identity("model", "training", "flow", "evaluation", "experiments", data=moments.fingerprint)
     curve = Curve(judge, folder / f".curve-{identity}.json", config.training.preview_every)
     curve.before(lambda: new_model(config, moments))
     curve.watch = Stopwatch()
-    train(
-        config,
-        coefficients,
-        moment_files,
-        folder / "model",
-        folder / "checkpoints",
-        folder / "metrics.csv",
-        run.device,
-        preview=curve,
-    )
+    variant.train(folder, run.device, curve)
     model = FlowModel.from_pretrained(folder / "model", run.device)
     steps, shown = config.training.steps, config.experiments.videos
     last = curve.rows[-1]
@@ -196,7 +178,7 @@ class Curve:
 
 def run(run: Run, output: Path) -> None:
     """Write `ablation.csv` and `.svg` and, in `ablation/`, `clips.csv`, `curve.csv` and `index.json` from the results
-    that `run_head` left in `output`; see `common.finish`.
+    that `run_part` left in `output`; see `common.finish`.
 
     A row of the table is one head after equal steps, or after equal seconds: PSNR before and after with 95 %
     intervals, `psnr_paper` beside them, network evaluations and seconds (of the network) that a clip takes.

@@ -42,6 +42,7 @@ class Run:
         shards: names of the shards in the plan.
         device: where networks run.
         splits: shard → `train` or `test`; shards that it lacks hold training clips.
+        decoder_folder: where its visual decoder lies, if not in the run's folder.
     """
 
     config: configs.Config
@@ -49,6 +50,7 @@ class Run:
     shards: Sequence[str]
     device: torch.device
     splits: Mapping[str, str] = field(default_factory=dict)
+    decoder_folder: Path | None = None
 
     def __post_init__(self) -> None:
         self.splits = {shard: self.splits.get(shard, TRAIN) for shard in self.shards}
@@ -60,7 +62,7 @@ class Run:
 
     @cached_property
     def decoder(self) -> VisualDecoder:
-        return load_decoder(self.config, self.results / "decoder", self.device)
+        return load_decoder(self.config, self.decoder_folder or self.results / "decoder", self.device)
 
     @cached_property
     def model(self) -> FlowModel:

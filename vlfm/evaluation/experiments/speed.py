@@ -36,7 +36,7 @@ WAYS = {
 
 
 def run(run: Run, output: Path) -> None:
-    """Write `speed.csv`, `.svg` and `speed/index.json` in `output`, from the models that `ablation.run_head` left
+    """Write `speed.csv`, `.svg` and `speed/index.json` in `output`, from the models that `ablation.run_part` left
     there; see `common.finish`.
 
     A row is a head, a solver and a frame rate: evaluations of the network for one clip, the seconds they take and those

@@ -24,7 +24,8 @@ from vlfm.learning_rate import warmup_cosine
 from vlfm.words import counted
 
 KIND = "digits"
-CROP = 32  # pixels a side of what the network sees: half of the picture's shorter side, around the digit
+CROP = 32  # pixels a side of what the network sees
+SEEN = 5 / 8  # of the picture's shorter side, around the digit: a whole digit, with some ground
 TRAINING_FRAMES = 3  # of a clip that the network is trained on
 READ_FRAMES = 5  # of a clip that the network votes on
 TRAINING_CLIPS = 4096  # at most
@@ -263,9 +264,9 @@ def _velocity(places: torch.Tensor, mass: torch.Tensor, fps: float) -> torch.Ten
 
 
 def _crops(pictures: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """What surrounds the places (M, 2) in pictures (M, H, W): (M, 1, CROP, CROP), half the shorter side wide."""
+    """What surrounds the places (M, 2) in pictures (M, H, W): (M, 1, CROP, CROP), `SEEN` wide."""
     height, width = pictures.shape[-2:]
-    reach = min(height, width) / 4
+    reach = SEEN * min(height, width) / 2
     size = torch.tensor([width, height])
     matrix = torch.zeros(len(pictures), 2, 3)
     matrix[:, 0, 0], matrix[:, 1, 1] = 2 * reach / width, 2 * reach / height

@@ -26,6 +26,10 @@ NAMES = {
     "psnr_paper_before": "the paper's, before",
     "psnr_paper_after": "the paper's, after",
     "fewer": "times fewer",
+    "sampling": "steps of sampling",
+    "round_trip": "round trip (dB)",
+    "projection_loss": "lost to the path (dB)",
+    "left": "of H's energy left",
 }
 
 

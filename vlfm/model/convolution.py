@@ -10,8 +10,8 @@ class ConvolvedBlock(nn.Module):
     """A transformer block behind a residual depthwise convolution over its positions.
 
     Attention has to learn which positions are neighbours, and strokes and edges are a matter of neighbours: a
-    convolution knows it from the start (CvT, Wu et al., 2021; SANA, Xie et al., 2024). It costs next to nothing and
-    makes small networks learn several times faster; a network with the data and the depth of DiT-XL/2 can do without.
+    convolution knows it from the start (CvT, Wu et al., 2021; SANA, Xie et al., 2024). It costs next to nothing, and on
+    moving digits 4 layers of 256 learnt in 200 steps what they learn in 400 without it. DiT has none.
 
     Args:
         block: of the backbone, called as before.

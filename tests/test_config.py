@@ -60,7 +60,7 @@ def test_default_file_has_exactly_the_keys_of_the_schema_each_with_a_comment():
             "moving-digits are clips of one length and one",
         ),
         ({"clips": {"index": "moving-digits", "size": [[96, 120]]}}, "one square size: give one duration and one size"),
-        ({"clips": {"index": "moving-digits", "duration": 1.5}}, "is across the picture in 1.21 s: lower it"),
+        ({"clips": {"index": "moving-digits", "duration": 1.5}}, "is across the picture in 1.25 s: lower it"),
         ({"model": {"heads": 4}}, "low-rank bottleneck"),
         ({"decoder": {"embedded": {"channels": 109}}}, "decoder.embedded.channels is 109"),
         ({"inversion": {"depth": 1.5}}, "inversion.depth: "),

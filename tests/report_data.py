@@ -9,7 +9,8 @@ from tests.conftest import SMALL, make_config, merge
 from vlfm import config as configs
 from vlfm.artifacts import LedgerRow, write_bytes, write_json, write_ledger
 from vlfm.evaluation import plots
-from vlfm.evaluation.experiments.common import finish, write_videos
+from vlfm.evaluation.experiments.common import finish, write_table, write_videos
+from vlfm.evaluation.generation.scoring import COLUMNS
 from vlfm.media import contact_sheet, write_mp4, write_png
 
 RATES = (8, 12, 16, 24, 48)
@@ -95,6 +96,28 @@ def write_ledger_experiment(output):
     ]
     rows = [{"clip_id": f"{index:016x}", **losses} for index in range(4)]
     finish(output, "ledger", "Where quality goes", "Losses.", rows, {"means": summary}, figure("ledger"), [])
+
+
+def write_generation(folder, splits=("test", "train"), captions=2, read=True):
+    """Videos of captions, three of each, beside a true one; rows of two methods."""
+    rows, groups = [], []
+    for split in splits:
+        for method, evaluations, share in (("true clips", None, 1.0), ("generated", 8, 0.25), ("generated", 1, 0.5)):
+            row = dict.fromkeys(COLUMNS)
+            if read:
+                row |= {"all": share, "all_low": share - 0.1, "all_high": share}
+            row |= {"precision": share, "precision_low": share, "precision_high": share, "sharpness": 0.9}
+            about = {"method": method, "split": split, "evaluations": evaluations, "guidance": evaluations and 2.0}
+            rows.append({**about, "captions": captions, "clips": 6, **row, "seconds": evaluations and 0.25})
+        for index in range(captions):
+            labels = ("true", "video 1", "video 2", "video 3")
+            videos = [{"label": label, "file": f"{split}{index}_{place}.mp4"} for place, label in enumerate(labels)]
+            for place, video in enumerate(videos):
+                write_mp4(folder / "generation" / video["file"], moving((3 * index + place) % 4, 8, 24), 8)
+            note = "Read otherwise in 2: digit." if read else ""
+            groups.append({"split": split, "title": f"{split} caption {index}", "videos": videos, "note": note})
+    write_table(folder / "generation.csv", rows)
+    write_json(folder / "generation" / "index.json", {"fingerprint": "0", "groups": groups})
 
 
 def write_theory_findings(folder):

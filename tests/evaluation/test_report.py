@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.report_data import BAD, RATES, report_config, write_run
+from tests.report_data import BAD, RATES, report_config, write_generation, write_run
 from vlfm.artifacts import Clip, read_json, write_json, write_manifest
 from vlfm.errors import VLFMError
 from vlfm.evaluation import report
@@ -172,6 +172,47 @@ def test_a_run_without_test_clips_says_nothing_of_splits(run, tmp_path, page):
         write_json(results / "eval" / "videos" / "index.json", {**index, "clips": entries})
 
     assert rewritten(run, tmp_path, all_training).text == Page(page).text
+
+
+def test_captions_it_never_saw_come_first(run, tmp_path, page):
+    assert "never saw" not in page
+    seen = rewritten(run, tmp_path, lambda results: write_generation(results / "eval"))
+    text = seen.text
+    assert "25% of its videos show every word of a caption it never saw" in text
+    assert "100% of the true clips do, to the same judge" in text
+    assert (
+        text.index("2 captions, held out") < text.index("2 captions, training") < text.index("Against the true frames")
+    )
+    assert "experiment-generation" not in {found.get("id") for found in seen.all("section")}
+    # A true clip and three videos of each caption, in the order of the index, each with what is read otherwise.
+    labels = [found["aria-label"] for found in seen.all("video")][:16]
+    expected = [(split, index) for split in ("test", "train") for index in range(2)]
+    assert labels == [
+        f"{label}: {split} caption {index}"
+        for split, index in expected
+        for label in ("true", "video 1", "video 2", "video 3")
+    ]
+    assert re.findall(r"(test|train) caption \d (held out|training)", text)[::4] == [("test", "held out")]
+    assert text.count("Read otherwise in 2: digit.") == 4
+    heads = text[text.index("2 captions, held out") :].split()
+    # Columns without a number are left out, and bounds stand beside their means.
+    assert heads[4:15] == "method evaluations guidance clips every word precision sharpness seconds true clips".split()
+    assert "0.25 0.15 … 0.25" in text
+    # One bar of controls, above all videos.
+    assert sum(found.get("id") == "films" for found in seen.all("div")) == 1
+
+
+def test_without_held_out_captions_nobody_speaks_of_them(run, tmp_path):
+    text = rewritten(run, tmp_path, lambda results: write_generation(results / "eval", ("train",), read=False)).text
+    assert "Videos of its captions" in text and "never saw" not in text and "Read otherwise" not in text
+    assert "every word" not in text and "2 captions, training" in text
+
+
+def test_many_videos_of_captions_leave_room_for_others(run, page, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "SIZE", 2 * len(page))
+    whole = rewritten(run, tmp_path, lambda results: write_generation(results / "eval", captions=12))
+    shown = int(re.search(r"(\d+) of 24 groups of videos; all of them lie beside the table", whole.text)[1])
+    assert 0 < shown < 24 and "All 4 scored clips" in whole.text
 
 
 def test_an_experiment_nobody_knew_is_shown(run, tmp_path):

@@ -67,6 +67,11 @@ def test_everything_is_made(finished):
     assert not list(results.rglob("*partial*")) and not list(results.rglob("*.tmp*"))
 
 
+def test_captions_are_shown_where_asked_for_or_held_out(finished):
+    assert "generate_held_out" not in snakemake(finished, "--dry-run", "--forceall").stdout
+    assert "generate_held_out" in snakemake(finished, "--dry-run", "generation").stdout
+
+
 def test_nothing_is_left_to_do(finished):
     assert "Nothing to be done" in snakemake(finished, "--dry-run").stdout
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("digits")
-    snakemake(folder, "--configfile", DIGITS, "--", "results/eval/psnr.csv")
+    snakemake(folder, "--configfile", DIGITS, "--", "results/eval/psnr.csv", "generation")
     return folder
 
 
@@ -41,8 +41,26 @@ def test_every_stage_but_training_has_the_held_out_clips(folder):
     assert sorted(scored.values()) == ["test", "test", "train", "train"]
 
 
+def test_videos_of_held_out_captions_are_judged(folder):
+    results = folder / "results"
+    assert read_json(results / "judges" / "judges.json")["clips"] == 256
+    with (results / "eval" / "generation.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["split"] for row in rows] == ["test"] * 6 + ["train"] * 6
+    assert all((row["captions"], row["direction"]) == ("4", "1") for row in rows if row["method"] == "true clips")
+    groups = read_json(results / "eval" / "generation" / "index.json")["groups"]
+    assert len(groups) == 8 and all(len(group["videos"]) == 3 for group in groups)
+
+
+def test_everything_includes_them_where_there_are_held_out_clips(folder):
+    options = ["--configfile", DIGITS, "--dry-run"]
+    assert "write_report" in snakemake(folder, *options).stdout
+    assert "generate_held_out" in snakemake(folder, *options, "--config", "generation={seeds: 3}").stdout
+    assert "fit_judges" not in snakemake(folder, *options, "--config", "generation={seeds: 3}").stdout
+
+
 def test_nothing_is_left_to_do(folder):
-    again = snakemake(folder, "--configfile", DIGITS, "--dry-run", "--", "results/eval/psnr.csv")
+    again = snakemake(folder, "--configfile", DIGITS, "--dry-run", "--", "results/eval/psnr.csv", "generation")
     assert "Nothing to be done" in again.stdout
 
 

@@ -26,7 +26,8 @@ from vlfm.splits import LABELS, TEST, TRAIN, splits_met
 from vlfm.words import counted
 
 SIZE = 11_400_000  # bytes of videos and pictures: with the tables a page below 12 MB
-EXPERIMENTS_SHARE = 0.4  # of them, at most, for the experiments' videos
+GENERATION_SHARE = 0.25  # of them, at most, for videos of captions
+EXPERIMENTS_SHARE = 0.4  # of what is left, at most, for the experiments' videos
 LONG = 14  # rows from which a table is folded away
 STAGES = {
     "decoder": "the autoencoder alone",
@@ -54,8 +55,28 @@ JOBS = (
     "project",
     "train",
     "evaluate",
+    "fit_judges",
+    "generation",
     "theory",
 )
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Videos made of captions, as they are shown.
+
+    Attributes:
+        tables: what captions they are of → the table, held-out ones first.
+        groups: of videos, one a caption.
+        held_out: whether some captions were never seen.
+        read: whether a judge reads words in the videos.
+    """
+
+    tables: dict[str, Table]
+    groups: list[Group]
+    shown: str
+    held_out: bool
+    read: bool
 
 
 @dataclass(frozen=True)
@@ -84,6 +105,7 @@ def write_report(config: configs.Config, results: Path, output: Path) -> None:
     scores = read_csv(results / "eval" / "psnr.csv")
     training = read_json(results / "model" / "training.json")
     theory = _theory(results / "theory", library)
+    generation = _generation(results / "eval", library)
     loss = library.picture(_loss_curve(results / "model" / "metrics.csv").encode(), "image/svg+xml")
     experiments = _experiments(results / "eval", library)
     entries = read_json(results / "eval" / "videos" / "index.json")["clips"]
@@ -101,9 +123,10 @@ def write_report(config: configs.Config, results: Path, output: Path) -> None:
         style=Markup(_part("page.css")),
         script=Markup(_part("page.js")),
         long=LONG,
-        facts=_facts(config, scores, training),
+        facts=_unseen(results / "eval") + _facts(config, scores, training),
         settings=_settings(config, read_json(results / "decoder" / "decoder.json"), training, splits),
         ledger=next((experiment for experiment in experiments if experiment.name == "ledger"), None),
+        generation=generation,
         losses=_losses(results / "eval" / "ledger" / "means.csv"),
         scores=_score_tables(config, scores),
         stages=STAGES,
@@ -148,6 +171,22 @@ def _facts(config: configs.Config, scores: list[dict[str, str]], training: dict)
     number, noun = _evaluations(config).split(" ", 1)
     facts.append((number, f"{noun} a clip"))
     return facts
+
+
+def _unseen(folder: Path) -> list[tuple[str, str]]:
+    """How often videos of held-out captions show what these say, beside the true clips; nothing where none were made
+    or nobody reads them."""
+    if not (folder / "generation" / "index.json").exists():
+        return []
+    facts = {}
+    for row in read_csv(folder / "generation.csv"):
+        if row["split"] == TEST and row["all"]:
+            facts.setdefault(row["method"], f"{float(row['all']):.0%}")
+    words = {
+        "generated": "of its videos show every word of a caption it never saw",
+        "true clips": "of the true clips do, to the same judge",
+    }
+    return [(facts[method], text) for method, text in words.items() if method in facts]
 
 
 def _by_split(rows: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
@@ -315,9 +354,34 @@ def _clips(
     return pictured
 
 
+def _generation(folder: Path, library: Library) -> Generation | None:
+    """The videos of captions, held-out ones first, and what they are worth; None where none were made."""
+    if not (folder / "generation" / "index.json").exists():
+        return None
+    rows = read_csv(folder / "generation.csv")
+    splits = dict.fromkeys(row["split"] for row in rows)
+    tables = {}
+    for split in splits:
+        mine = [row for row in rows if row["split"] == split]
+        told = [name for name in mine[0] if name not in ("split", "captions") and any(row[name] for row in mine)]
+        which = f"{counted(int(mine[0]['captions']), 'caption')}, {LABELS[split]}"
+        tables[which] = from_rows([{name: row[name] for name in told} for row in mine])
+    index = read_json(folder / "generation" / "index.json")["groups"]
+    reserved = library.left - GENERATION_SHARE * library.left
+    groups = []
+    for group in index:
+        paths = {video["label"]: folder / "generation" / video["file"] for video in group["videos"]}
+        if films.cost(list(paths.values())) <= library.left - reserved:
+            shown = [library.film(label, {"": path}) for label, path in paths.items()]
+            groups.append(Group(group["title"], shown, group["note"], label=LABELS[group["split"]]))
+    read = any(row["all"] for row in rows)
+    return Generation(tables, groups, _shown(len(groups), len(index)), TEST in splits, read)
+
+
 def _experiments(folder: Path, library: Library) -> list[Experiment]:
     """Every experiment that has run, the known ones first; their videos share what the page gives them."""
-    names = [path.parent.name for path in sorted(folder.glob("*/index.json")) if path.parent.name != "videos"]
+    others = ("videos", "generation")
+    names = [path.parent.name for path in sorted(folder.glob("*/index.json")) if path.parent.name not in others]
     names.sort(key=lambda name: EXPERIMENTS.index(name) if name in EXPERIMENTS else len(EXPERIMENTS))
     indexes = {name: read_json(folder / name / "index.json") for name in names}
     figures = {name: _figure(folder / f"{name}.svg", library) for name in names}

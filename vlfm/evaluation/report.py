@@ -214,6 +214,9 @@ def _settings(config: configs.Config, decoder: dict, training: dict, splits: dic
         visual = f"{config.decoder.name}, {config.decoder.model}"
     held_out = f", and {counted(list(splits.values()).count(TEST), 'clip')} held out" if splits else ""
     skipped = f", {training['skipped']} of them skipped" if training.get("skipped") else ""
+    side = model.convolution
+    convolution = f", a {side}×{side} convolution before each" if side else ""
+    adaln = " and adaLN" if model.caption_in_adaln else ""
     return [
         (
             "data",
@@ -229,8 +232,9 @@ def _settings(config: configs.Config, decoder: dict, training: dict, splits: dic
         ),
         (
             "network",
-            f"a DiT of {counted(model.layers, 'layer')} and width {model.heads * model.head_dim}, patch {model.patch}; "
-            f"captions embedded by {config.text.encoder}; it predicts {model.head}.",
+            f"a DiT of {counted(model.layers, 'layer')} and width {model.heads * model.head_dim}, patch {model.patch}"
+            f"{convolution}; captions embedded by {config.text.encoder}, told by cross-attention{adaln}; it predicts "
+            f"{model.head}.",
         ),
         (
             "training",

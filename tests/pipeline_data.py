@@ -2,10 +2,10 @@
 
 import torch
 
-from vlfm.latents.likeness import mean_embedding
 from vlfm.model.captions import TrainingCaptions
 from vlfm.model.flow_model import FlowModel
 from vlfm.model.transformer import VLFMTransformer
+from vlfm.pooling import mean_embedding
 
 
 def model_of(config, channels, positions, caption_channels, empty=None, head="coefficients"):

@@ -20,7 +20,7 @@ from vlfm import config as configs
 from vlfm.artifacts import check_fingerprint, read_json, write_json
 from vlfm.errors import VLFMError
 from vlfm.latents.decoder import VisualDecoder
-from vlfm.latents.likeness import Likeness, mean_embedding
+from vlfm.latents.likeness import Likeness
 from vlfm.latents.load import (
     caption_encoder_fingerprint,
     decoder_fingerprint,
@@ -33,6 +33,7 @@ from vlfm.latents.text import CaptionEmbeddings, CaptionEncoder
 from vlfm.latents.weights import files, fingerprint_folder
 from vlfm.model.captions import TRAINING_CAPTIONS, TrainingCaptions
 from vlfm.model.flow_model import FlowModel
+from vlfm.pooling import mean_embedding
 
 EMBEDDED = ("autoencoder", "scheduler", "unet")  # the last where there is a noise predictor
 OUTPUTS = ("np", "pil", "pt", "latent")
@@ -242,7 +243,8 @@ class VLFMPipeline:
         return Likeness.of(self.encoder)
 
     def _nearest(self, embedded: CaptionEmbeddings) -> list[tuple[float, str]]:
-        similarity = self._likeness.similarity(mean_embedding(embedded.tokens, embedded.mask), self.captions.embeddings)
+        asked = mean_embedding(embedded.tokens, embedded.mask).cpu()
+        similarity = self._likeness.similarity(asked, self.captions.embeddings)
         best, index = similarity.max(1)
         return [(value, self.captions.captions[at]) for value, at in zip(best.tolist(), index.tolist(), strict=True)]
 

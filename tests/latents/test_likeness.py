@@ -9,8 +9,9 @@ import torch
 
 from tests.pipeline_data import captions_of
 from vlfm import clips
-from vlfm.latents.likeness import Likeness, mean_embedding
+from vlfm.latents.likeness import Likeness
 from vlfm.latents.text import CaptionEncoder, minilm_folder
+from vlfm.pooling import mean_embedding
 
 with (Path(clips.__path__[0]) / "demo.csv").open(newline="") as rows:
     DEMO = list(dict.fromkeys(row["caption"] for row in csv.DictReader(rows)))

@@ -20,6 +20,7 @@ import torch
 from torch.nn import functional
 
 from vlfm.latents.text import CaptionEncoder
+from vlfm.pooling import mean_embedding
 
 # Each line is one thing in two wordings, as far from the other lines as from what a model may have been trained on.
 WORDINGS = (
@@ -42,12 +43,6 @@ WORDINGS = (
 )
 
 
-def mean_embedding(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The mean over a caption's tokens: (…, L, D) and mask (…, L) → (…, D) float32 on the CPU."""
-    tokens, mask = tokens.float().cpu(), mask.cpu()
-    return (tokens * mask[..., None]).sum(-2) / mask.sum(-1, keepdim=True)
-
-
 @dataclass(frozen=True)
 class Likeness:
     """What likeness is to one encoder.
@@ -64,7 +59,7 @@ class Likeness:
     def of(cls, encoder: CaptionEncoder) -> Self:
         """Measure it, on 32 short captions."""
         embedded = encoder.encode([wording for pair in WORDINGS for wording in pair])
-        embeddings = mean_embedding(embedded.tokens, embedded.mask)
+        embeddings = mean_embedding(embedded.tokens, embedded.mask).cpu()
         unmeasured = cls(embeddings.mean(0), 0.0)
         similarity = unmeasured.similarity(embeddings[::2], embeddings)
         alike = similarity[:, 1::2].diagonal()

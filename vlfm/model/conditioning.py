@@ -4,6 +4,8 @@ import torch
 from diffusers.models.embeddings import PixArtAlphaCombinedTimestepSizeEmbeddings, TimestepEmbedding
 from torch import nn
 
+from vlfm.pooling import mean_embedding
+
 # Of the spread of all channels: what a channel that hardly varies over the captions is divided by at least.
 LEAST_SPREAD = 0.01
 
@@ -45,12 +47,6 @@ class TimeAndCaption(nn.Module):
     ) -> torch.Tensor:
         """(B, width) from timesteps (B,) and caption embeddings (B, L, D) with their mask (B, L)."""
         time = self.timestep_embedder(self.time_proj(timestep).to(hidden_dtype))
-        apart = (mean_token(tokens, mask) - self.mean) / self.spread
+        apart = (mean_embedding(tokens, mask) - self.mean) / self.spread
         unit = apart * (apart.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
         return time + self.caption_embedder(unit.to(hidden_dtype))
-
-
-def mean_token(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The mean of a caption's token embeddings, (B, L, D) and (B, L) → (B, D)."""
-    weights = mask.to(tokens.dtype)[..., None]
-    return (tokens * weights).sum(-2) / weights.sum(-2).clamp_min(1)

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from vlfm.errors import VLFMError
-from vlfm.latents.likeness import mean_embedding
 from vlfm.model.captions import TrainingCaptions
+from vlfm.pooling import mean_embedding
 from vlfm.training.data import Moments
 from vlfm.training.order import Place
 from vlfm.training.reader import open_shard

@@ -22,9 +22,9 @@ from vlfm.evaluation.generation.pretrained import PretrainedFeatures
 from vlfm.evaluation.generation.sampling import enough_shards, sampled_clips
 from vlfm.evaluation.generation.scoring import Judges
 from vlfm.evaluation.generation.trained import FeatureSettings, TrainedFeatures
-from vlfm.latents.likeness import mean_embedding
 from vlfm.latents.load import caption_encoder_fingerprint, load_caption_encoder
 from vlfm.latents.text import CaptionEmbeddings
+from vlfm.pooling import mean_embedding
 
 TRAINED = "trained"  # generation.features, where they are no model's
 SETTINGS = ("clips.fps", "clips.size", "clips.image", "clips.decoder", "generation.features", "seed")
@@ -98,7 +98,7 @@ def one_token(embeddings: CaptionEmbeddings) -> CaptionEmbeddings:
 
     Embeddings of a large encoder are gigabytes for a few thousand captions.
     """
-    means = mean_embedding(embeddings.tokens, embeddings.mask)[:, None]
+    means = mean_embedding(embeddings.tokens, embeddings.mask).cpu()[:, None]
     return CaptionEmbeddings(means, torch.ones(means.shape[:2], dtype=torch.bool))
 
 

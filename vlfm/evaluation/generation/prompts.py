@@ -11,9 +11,9 @@ from torch.nn import functional
 from vlfm.evaluation.experiments.common import Run, spread
 from vlfm.evaluation.generation.judges import one_token
 from vlfm.evaluation.generation.sampling import enough_shards, sampled_clips
-from vlfm.latents.likeness import mean_embedding
 from vlfm.latents.store import LatentStore
 from vlfm.latents.text import CaptionEmbeddings
+from vlfm.pooling import mean_embedding
 from vlfm.splits import TRAIN
 
 NEAREST = 64  # training clips of the nearest caption, at most

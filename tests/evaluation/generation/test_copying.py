@@ -47,16 +47,15 @@ def test_copies_beside_what_is_usual():
     found = copies(np.array([[0.0], [5.5], [95]]), training, ["a", "a", "b", "b", "c"])
     assert found.distance.tolist() == [0, 1.5, 5] and found.index.tolist() == [0, 1, 4]
     assert found.typical == 5 and found.nearest.tolist() == [4, 4, 6, 6, 84]
-    assert found.closer.tolist() == [1, 1, 0] and found.copied.tolist() == [1, 1, 0]
-    assert copies(np.array([[2.6]]), training, ["a", "a", "b", "b", "c"]).copied.tolist() == [1]
-    assert found.closer_than(0).tolist() == [1, 1, 0] and found.closer_than(1).tolist() == [1, 1, 1]
+    assert found.closer.tolist() == found.copied.tolist() == [1, 1, 0]
+    between = copies(np.array([[7.0]]), training, ["a", "a", "b", "b", "c"])
+    assert between.closer.tolist() == [1] and between.copied.tolist() == [0]
+    assert found.closer_than(share=0).tolist() == [1, 1, 0] and found.closer_than(share=1).tolist() == [1, 1, 1]
+    assert found.closer_than(np.array([1.0, 2, 3]), share=0).tolist() == [1, 0, 0]
     # One clip a caption: nothing says what is usual between two.
     alone = copies(np.array([[0.0]]), training, range(5))
-    assert (
-        np.isnan(alone.typical)
-        and alone.closer.tolist() == alone.copied.tolist() == [0]
-        and alone.closer_than(0.5).tolist() == [1]
-    )
+    assert np.isnan(alone.typical) and alone.closer.tolist() == alone.copied.tolist() == [0]
+    assert alone.closer_than(share=0.5).tolist() == [1]
 
 
 def test_pixels_are_rms_differences_in_grey_levels_of_clips_of_any_size():

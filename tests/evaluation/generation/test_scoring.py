@@ -36,10 +36,10 @@ def embedded(captions):
 
 def drawn(split, captions):
     """Two clips of each of the first captions of a split, in handwriting of that split, and their captions."""
-    takes = choose_takes(Digits(count=1, captions=320, clips=2, test_clips=2), 0)[split]
+    takes = choose_takes(Digits(count=1, captions=320, clips=2, wander=0.06, test_clips=2), 0)[split]
     half = len(takes) // 2
     some = takes[:captions] + takes[half : half + captions]
-    return np.stack([draw_take(take, np.arange(8) / FPS, 32) for take in some]), [take.caption for take in some]
+    return np.stack([draw_take(take, np.arange(8) / FPS, 32, 0.06) for take in some]), [take.caption for take in some]
 
 
 @pytest.fixture(scope="module")

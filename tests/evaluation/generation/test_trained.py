@@ -9,7 +9,7 @@ from vlfm.errors import VLFMError
 from vlfm.evaluation.generation.trained import FeatureSettings, TrainedFeatures, contrastive_loss
 from vlfm.latents.text import CaptionEmbeddings
 
-TINY = FeatureSettings(frames=4, width=8, dims=16, embedding=16, steps=150, batch_size=16)
+TINY = FeatureSettings(frames=4, width=8, dims=16, embedding=16, steps=100, batch_size=16)
 
 
 def told(colours=tuple(COLOURS), directions=("right", "left")):

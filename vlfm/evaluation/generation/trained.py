@@ -26,6 +26,7 @@ from vlfm.learning_rate import warmup_cosine
 KIND = "features"
 CHUNK = 256  # clips at once outside training
 COARSE = 16  # pixels a side of what is drawn from the features
+CELLS = 2  # a side of the grid by which features know where things are
 WARMUP = 20  # steps
 
 
@@ -36,7 +37,7 @@ class FeatureSettings:
     Attributes:
         frames: of a clip that are seen, evenly sampled; two at least, or nothing moves.
         side: pixels; every picture is resized to a square of it.
-        width: channels of the first layer; each of the three after it has twice as many.
+        width: channels of the first layer.
         dims: D, numbers a clip.
         embedding: numbers in which clips and captions are compared.
         steps, batch_size, learning_rate: of AdamW, cosine decay.
@@ -44,12 +45,12 @@ class FeatureSettings:
         clips: trained on, at most; others are left out at random.
     """
 
-    frames: int = 6
+    frames: int = 4
     side: int = 32
-    width: int = 24
+    width: int = 16
     dims: int = 128
     embedding: int = 64
-    steps: int = 400
+    steps: int = 600
     batch_size: int = 64
     learning_rate: float = 3e-3
     drawing: float = 1.0
@@ -62,42 +63,58 @@ class _Network(nn.Module):
     def __init__(self, settings: FeatureSettings, channels: int):
         super().__init__()
         width = settings.width
-        self.first = nn.Conv2d(9, width, 3, 2, 1)
-        self.second = nn.Conv2d(width, 2 * width, 3, 2, 1)
-        self.third = nn.Conv2d(2 * width, 4 * width, 3, 2, 1)
-        self.fourth = nn.Conv2d(12 * width, 8 * width, 3, 2, 1)
-        self.norms = nn.ModuleList(nn.GroupNorm(4, width * scale) for scale in (1, 2, 4, 8))
-        cells = 2  # a side of the grid that is left: features know where things are
-        self.pool = nn.AdaptiveAvgPool2d(cells)
-        self.features = nn.Linear(3 * 8 * width * cells**2, settings.dims)
+        # Frames come with the ones before and after them: what moves is seen by the first layer.
+        self.frames = nn.Sequential(
+            *_layer(9, width, stride=2),
+            *_layer(width, 2 * width),
+            nn.MaxPool2d(2),
+            *_layer(2 * width, 4 * width),
+            *_layer(4 * width, 6 * width, stride=2),
+        )
+        self.features = nn.Linear(6 * width * (2 * CELLS**2 + 2), settings.dims)
         self.clip = nn.Linear(settings.dims, settings.embedding)
-        self.words = nn.Sequential(nn.Linear(channels, 256), nn.GELU(), nn.Linear(256, 256), nn.GELU())
-        self.caption = nn.Linear(256, settings.embedding)
+        self.caption = nn.Linear(channels, settings.embedding)
+        self.register_buffer("usual", torch.zeros(channels))
+        self.register_buffer("spread", torch.ones(channels))
         self.draw = nn.Linear(settings.dims, settings.frames * 3 * COARSE**2)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def read_clips(self, pictures: torch.Tensor) -> torch.Tensor:
-        """→ features (B, D). Frames are read with the ones before and after them, twice: what moves is seen."""
+        """→ features (B, D)."""
         batch, count = pictures.shape[:2]
-        values = _with_neighbours(pictures).flatten(0, 1)
-        for layer, norm in zip((self.first, self.second, self.third), self.norms[:3], strict=True):
-            values = functional.gelu(norm(layer(values)))
-        values = _with_neighbours(values.unflatten(0, (batch, count))).flatten(0, 1)
-        values = self.pool(functional.gelu(self.norms[3](self.fourth(values)))).flatten(1).unflatten(0, (batch, count))
-        # The mean over time, and how the second half differs from the first.
+        values = self.frames(_with_neighbours(pictures).flatten(0, 1))
+        # What there is anywhere and at any time, and what is where in the first half and in the second.
+        found = values.amax((-1, -2)).unflatten(0, (batch, count))
+        where = functional.adaptive_avg_pool2d(values, CELLS).flatten(1).unflatten(0, (batch, count))
         half = (count + 1) // 2
-        early, late = values[:, :half].mean(1), values[:, count - half :].mean(1)
-        return self.features(torch.cat([early, late, values.amax(1)], -1))
+        parts = [found.amax(1), found.mean(1), where[:, :half].mean(1), where[:, count - half :].mean(1)]
+        return self.features(torch.cat(parts, -1))
+
+    def learn_usual(self, captions: CaptionEmbeddings) -> None:
+        """Take mean and deviation of captions: what they have in common is most of an embedding and tells nothing."""
+        means = _mean_tokens(captions)
+        deviation = means.std(0, correction=0)
+        self.usual.copy_(means.mean(0))
+        self.spread.copy_(deviation + 1e-3 * deviation.mean() + 1e-6)
 
     def read_captions(self, captions: CaptionEmbeddings) -> torch.Tensor:
-        """→ unit vectors (U, E). Tokens' embeddings know their context: their mean tells what belongs to what."""
-        weights = captions.mask[..., None].float()
-        words = self.words(captions.tokens.float()) * weights
-        return functional.normalize(self.caption(words.sum(1) / weights.sum(1)), dim=-1)
+        """→ unit vectors (U, E). Linear, so that words add up, in captions too that were not trained on."""
+        values = (_mean_tokens(captions) - self.usual) / self.spread
+        return functional.normalize(self.caption(values), dim=-1)
 
     def clip_vectors(self, features: torch.Tensor) -> torch.Tensor:
         """Features → unit vectors (B, E), to be compared with those of captions."""
         return functional.normalize(self.clip(features), dim=-1)
+
+
+def _layer(inside: int, outside: int, stride: int = 1) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(inside, outside, 3, stride, 1, bias=False), nn.BatchNorm2d(outside), nn.ReLU()
+
+
+def _mean_tokens(captions: CaptionEmbeddings) -> torch.Tensor:
+    """(U, C). Tokens' embeddings know their context: their mean still tells which words belong together."""
+    weights = captions.mask[..., None].float()
+    return (captions.tokens.float() * weights).sum(1) / weights.sum(1)
 
 
 def _with_neighbours(values: torch.Tensor) -> torch.Tensor:
@@ -175,7 +192,7 @@ class TrainedFeatures:
 
     def save(self, folder: Path | str) -> None:
         """Write the network as a folder, `features.json` last."""
-        channels = self._network.words[0].in_features
+        channels = self._network.caption.in_features
         description = {"fingerprint": self.fingerprint, "channels": channels, "settings": asdict(self.settings)}
         save_fitted(folder, KIND, self._network, description)
 
@@ -252,9 +269,12 @@ def _train(
     optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=0.05)
     scale = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(settings.steps, WARMUP))
     take = _order(len(pictures), min(settings.batch_size, len(pictures)), random)
+    seen_captions = own.unique()
+    network.learn_usual(
+        CaptionEmbeddings(captions.tokens[seen_captions].to(device), captions.mask[seen_captions].to(device))
+    )
     network.train()
-    bar = progress(range(settings.steps), total=settings.steps, what="features", unit="step")
-    for _ in bar:
+    for _ in progress(range(settings.steps), total=settings.steps, what="features", unit="step"):
         chosen = take()
         seen = _varied(_in_range(pictures[chosen].to(device)), random)
         distinct, target = own[chosen].unique(return_inverse=True)

@@ -284,7 +284,7 @@ def test_other_settings_are_said(tmp_path):
 )
 def test_the_depth_is_said(name, depth, words):
     config = report_config(decoder={"name": name, "model": "some/model"}, inversion={"depth": depth})
-    said = dict(report._settings(config, {}, {"clips": 1, "steps": 2}))
+    said = dict(report._settings(config, {}, {"clips": 1, "steps": 2}, {}))
     assert said["inversion"].startswith(words)
     if name == "embedded":
         assert said["visual decoder"] == "a patch autoencoder and a small noise predictor, both trained on the clips."
@@ -292,7 +292,7 @@ def test_the_depth_is_said(name, depth, words):
 
 def test_a_decoder_without_a_noise_predictor_is_said():
     config = report_config(decoder={"embedded": {"steps": 0}}, inversion={"depth": 0})
-    said = dict(report._settings(config, {}, {"clips": 1, "steps": 2}))
+    said = dict(report._settings(config, {}, {"clips": 1, "steps": 2}, {}))
     assert said["visual decoder"] == "a patch autoencoder trained on the clips."
 
 

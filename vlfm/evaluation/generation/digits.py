@@ -25,7 +25,7 @@ from vlfm.words import counted
 
 KIND = "digits"
 CROP = 32  # pixels a side of what the network sees
-SEEN = 5 / 8  # of the picture's shorter side, around the digit: a whole digit, with some ground
+SEEN = 9 / 16  # of the picture's shorter side, around the digit: a whole one, with the ink that fades around its pixels
 TRAINING_FRAMES = 3  # of a clip that the network is trained on
 READ_FRAMES = 5  # of a clip that the network votes on
 TRAINING_CLIPS = 4096  # at most

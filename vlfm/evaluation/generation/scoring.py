@@ -146,11 +146,12 @@ def score(judges: Judges, clips: Viewed, reference: Reference, seed: int = 0) ->
     - caption_accuracy: share of the clips whose own caption is nearest to them of all the reference's; with features
       that were trained on captions. Compare it with that of true clips.
     - precision, recall: share of the clips that lie among the true ones, and of the true ones that lie among them
-      (of the same captions), in features; with more than 3 of each.
+      (of the same captions), in features; with more than 3 of each. Fewer clips lie further apart and cover more: only
+      sets of equally many compare.
     - copies: share of the clips less than half as far from a training clip as two training clips of one caption are
       from each other; where a caption has two. New clips are not; see `Copies.copied`.
     - frechet: squared distance to the true clips of the same captions in 32 directions of the features; with more than
-      32 of each. Only sets of equally many clips compare.
+      32 of each. Only sets of equally many compare.
     - diversity: mean distance of two clips of one caption in features, relative to that of the true ones; where
       captions have two clips of both. 0 where all seeds give one clip.
     - nearest: median distance to the nearest training clip, relative to the same.

@@ -9,13 +9,11 @@ from vlfm.clips.digits import ATTRIBUTES
 from vlfm.evaluation.generation.features import prepared
 from vlfm.splits import TEST, TRAIN
 
-CAPTIONS = {
-    TEST: 12,
-    TRAIN: 4,
-}  # captions that are shown of each split; of a split that is alone as many as of held-out ones
+CAPTIONS = {TEST: 12, TRAIN: 4}  # captions that are shown of each split; of one that is alone, 12
 VIDEOS = 4  # of each
 FRAMES, SIDE = 4, 64  # of a clip on the sheet, and pixels of their longer side
-GAP, TITLE, LABEL = 2, 20, 18  # pixels
+GAP, TITLE, SPACE = 2, 20, 18  # pixels
+COLOURS = 256
 
 
 def strip(clip: np.ndarray) -> np.ndarray:
@@ -27,12 +25,12 @@ def strip(clip: np.ndarray) -> np.ndarray:
 
 
 def sheet(groups: Sequence[tuple[str, Sequence[np.ndarray]]]) -> Image.Image:
-    """One picture of all groups: a title, and below it their strips side by side.
+    """One picture of all groups, of few colours: a title, and below it their strips side by side.
 
     Args:
         groups: titles, each with its strips, one at least.
     """
-    width = max(sum(strip.shape[1] + LABEL for strip in strips) for _, strips in groups)
+    width = max(sum(strip.shape[1] + SPACE for strip in strips) for _, strips in groups)
     heights = [TITLE + max(strip.shape[0] for strip in strips) + 2 * GAP for _, strips in groups]
     picture = Image.new("RGB", (width, sum(heights)), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=12)
@@ -42,9 +40,9 @@ def sheet(groups: Sequence[tuple[str, Sequence[np.ndarray]]]) -> Image.Image:
         left = 0
         for strip in strips:
             picture.paste(Image.fromarray(strip), (left, top + TITLE))
-            left += strip.shape[1] + LABEL
+            left += strip.shape[1] + SPACE
         top += height
-    return picture
+    return picture.quantize(COLOURS, dither=Image.Dither.NONE)
 
 
 def note(right: np.ndarray) -> str:

@@ -92,6 +92,7 @@ def test_every_way_of_sampling_is_a_row_with_its_true_evaluations(judged, traine
     assert all(row["caption_accuracy"] and row["sharpness"] for row in rows)
     assert float(at["true clips", "", "test"]["sharpness"]) == pytest.approx(1)
     seeds = read(trained, "baselines", "seeds")
+    assert list(seeds[0])[:8] == ["variant", "seed", "split", "sampling", "evaluations", "steps", "seconds", "digit"]
     mine = [float(row["sharpness"]) for row in seeds if (row["variant"], row["split"]) == ("direct", "test")]
     row = at["direct", "", "test"]
     assert len(mine) == 2 and row["seeds"] == "2" and float(row["sharpness"]) == pytest.approx(sum(mine) / 2, abs=1e-3)

@@ -87,6 +87,7 @@ def test_every_depth_is_a_row_of_each_split(folder, tried):
     depth.run(a_run(folder), tried)
     check_files(tried, "depth", 1)
     rows = read(tried, "depth")
+    assert list(rows[0])[:6] == ["depth", "split", "round_trip", "projection_loss", "left", "digit"]
     assert [(float(row["depth"]), row["split"]) for row in rows] == [
         (each, split) for each in DEPTHS for split in ("train", "test")
     ]

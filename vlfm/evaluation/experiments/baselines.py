@@ -20,7 +20,7 @@ from vlfm.errors import VLFMError
 from vlfm.evaluation.experiments import all_frames
 from vlfm.evaluation.experiments.common import COLOURS, Row, Run, finish, watched
 from vlfm.evaluation.experiments.equal_seconds import seconds_a_step, steps_within
-from vlfm.evaluation.experiments.judged import METRICS, Headline, Jury, headline, side_by_side
+from vlfm.evaluation.experiments.judged import METRICS, Headline, Jury, headline, ordered, side_by_side
 from vlfm.evaluation.experiments.variants import ALL_FRAMES, HEADS, Variant, of_all_frames, projected, with_head
 from vlfm.evaluation.generation import sources
 from vlfm.evaluation.generation.sources import Source
@@ -30,6 +30,8 @@ from vlfm.splits import LABELS
 from vlfm.words import counted
 
 VARIANTS = ("coefficients", "velocity", "direct", ALL_FRAMES)
+# Columns before the scores.
+TOLD = ("variant", "seed", "split", "sampling", "evaluations", "steps", "seconds")
 
 
 def configured(config: configs.Config, name: str, seed: int = 0, steps: int = 1) -> configs.Config:
@@ -173,7 +175,7 @@ def run(run: Run, output: Path) -> None:
         for seed in seeds
     }
     jury = Jury(run)
-    rows: list[Row] = [row for result in results.values() for row in result["rows"]]
+    rows = [ordered(row, TOLD) for result in results.values() for row in result["rows"]]
     table = [*over_seeds(rows), *map(_unbounded, jury.untrained())]
     videos = [jury.true_videos(output / "baselines"), *(results[name, seeds[0]]["videos"] for name in VARIANTS)]
     best = headline(rows)

@@ -21,7 +21,7 @@ from vlfm.coefficients.project import project_shard
 from vlfm.coefficients.shards import read_shard
 from vlfm.errors import VLFMError
 from vlfm.evaluation.experiments.common import COLOURS, Row, Run, finish, number, spread
-from vlfm.evaluation.experiments.judged import Headline, Jury, headline, side_by_side
+from vlfm.evaluation.experiments.judged import Headline, Jury, headline, ordered, side_by_side
 from vlfm.evaluation.experiments.losses import projection_loss, share_left
 from vlfm.evaluation.experiments.variants import Variant, projected
 from vlfm.evaluation.generation.sources import generated
@@ -33,6 +33,8 @@ from vlfm.model.flow_model import FlowModel
 from vlfm.splits import LABELS, SPLITS
 from vlfm.training.objective import Objective
 from vlfm.words import counted
+
+TOLD = ("depth", "split", "round_trip", "projection_loss", "left")  # columns before the scores
 
 
 def configured(config: configs.Config, depth: float) -> configs.Config:
@@ -194,7 +196,7 @@ def run(run: Run, output: Path) -> None:
     depths = sorted(set(run.config.experiments.depths))
     results = [read_json(output / "depth" / f"{depth:g}" / "result.json") for depth in depths]
     jury = Jury(run)
-    table = [row for result in results for row in result["rows"]]
+    table = [ordered(row, TOLD) for result in results for row in result["rows"]]
     best, split = headline(table), jury.splits[-1]
     mine = [row for row in table if row["split"] == split]
     caption = (
@@ -202,7 +204,7 @@ def run(run: Run, output: Path) -> None:
         f"{LABELS[split]} captions: "
         + "; ".join(
             f"depth {row['depth']:g} {row[best.name]:.0%}, round trip {row['round_trip']:.2f} dB, "
-            f"{row['projection_loss']:.2f} dB lost to the path"
+            f"{round(row['projection_loss'], 2) + 0:.2f} dB lost to the path"
             for row in mine
         )
     )

@@ -14,7 +14,7 @@ from vlfm.evaluation.generation import sources
 from vlfm.evaluation.generation.copying import TrainingClips, pixel_vectors
 from vlfm.evaluation.generation.judges import load_judges
 from vlfm.evaluation.generation.prompts import Prompt, Sample, embeddings_of
-from vlfm.evaluation.generation.scoring import NUMBERS, SHARES, Judges, Reference, Viewed, score
+from vlfm.evaluation.generation.scoring import COLUMNS, NUMBERS, SHARES, Judges, Reference, Viewed, score
 from vlfm.evaluation.generation.sources import Source, Video
 from vlfm.evaluation.generation.workshop import jobs
 from vlfm.splits import SPLITS
@@ -45,6 +45,11 @@ def headline(rows: Sequence[Row]) -> Headline:
     raise VLFMError(
         "all clips have one caption: there is nothing to tell of what was learnt; give captions that differ"
     )
+
+
+def ordered(row: Row, first: Sequence[str]) -> Row:
+    """A row that was kept as JSON, its columns as a reader wants them: these first, then the scores."""
+    return {name: row[name] for name in (*first, *COLUMNS)}
 
 
 class Jury:

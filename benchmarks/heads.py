@@ -27,11 +27,11 @@ from finished_run import (
     write_record,
 )
 
-from vlfm.artifacts import read_json
-from vlfm.latents.decoder import VisualDecoder
-from vlfm.latents.frames import psnr, to_tensor
-from vlfm.latents.load import load_decoder
+from vlfm.decoders.base import VisualDecoder
+from vlfm.decoders.load import load_decoder
+from vlfm.frames import psnr, to_tensor
 from vlfm.model.flow_model import FlowModel
+from vlfm.storage.files import read_json
 from vlfm.training.network import new_model
 
 PAPER = {"training.pure_noise": 0.0, "training.lead_in": 0.0}

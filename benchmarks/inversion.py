@@ -29,9 +29,9 @@ from machine import machine
 from round_trip import some_frames, timed
 from torch.utils.flop_counter import FlopCounterMode
 
-from vlfm.latents.batching import find_batch_size
-from vlfm.latents.embedded import EmbeddedDecoder
-from vlfm.latents.stable_diffusion import StableDiffusionDecoder
+from vlfm.decoders.embedded import EmbeddedDecoder
+from vlfm.decoders.stable_diffusion import StableDiffusionDecoder
+from vlfm.latents.batch_size import find_batch_size
 
 
 def main() -> None:

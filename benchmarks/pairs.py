@@ -31,9 +31,9 @@ from finished_run import (
     write_record,
 )
 
+from vlfm.decoders.load import load_decoder
 from vlfm.flow.projection import project, projection_matrix
-from vlfm.latents.frames import to_tensor
-from vlfm.latents.load import load_decoder
+from vlfm.frames import to_tensor
 from vlfm.model.flow_model import FlowModel
 from vlfm.training.data import Batch
 

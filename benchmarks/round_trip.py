@@ -19,8 +19,8 @@ import torch
 from machine import machine
 
 from vlfm.clips.shards import read_clips
-from vlfm.latents.embedded import EmbeddedDecoder
-from vlfm.latents.frames import psnr, to_tensor
+from vlfm.decoders.embedded import EmbeddedDecoder
+from vlfm.frames import psnr, to_tensor
 
 STEPS = (10, 20, 50)
 REFINE = (0, 1, 2, 3, 5)

@@ -27,15 +27,15 @@ import numpy as np
 import torch
 from finished_run import changed
 from machine import machine
-from made_up import write_shards
+from synthetic import write_shards
 from torch.utils.data import DataLoader, Dataset
 
 from vlfm import config as configs
-from vlfm.artifacts import Stopwatch
 from vlfm.coefficients.shards import read_shard
+from vlfm.progress import Stopwatch
 from vlfm.training.data import Moments, read_moments
 from vlfm.training.loader import batches
-from vlfm.training.loop import Feed
+from vlfm.training.loop import StepBatches
 from vlfm.training.network import new_model
 from vlfm.training.throughput import flops_per_sample, peak_flops
 from vlfm.training.trainer import Trainer, attention_kernel, autocast_dtype
@@ -187,12 +187,12 @@ def our_loop(
         workers=workers,
         pin_memory=device.type == "cuda",
     )
-    with contextlib.closing(Feed(trainer, source)) as feed:
-        coming = next(feed)
+    with contextlib.closing(StepBatches(trainer, source)) as batches_ahead:
+        coming = next(batches_ahead)
         while True:
-            parts, waited = coming, feed.waited
+            parts, waited = coming, batches_ahead.waited
             trainer.backward(parts)
-            coming = next(feed)
+            coming = next(batches_ahead)
             trainer.update()
             yield waited
 

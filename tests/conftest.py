@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from tests.data import tiny_models
 from vlfm import config as configs
 from vlfm.clips.sources import package_file
 
@@ -77,6 +78,18 @@ def make(video, tmp_path_factory):
         return path
 
     return lambda name, *options, source="carphone_pristine", before=(): made(name, options, source, tuple(before))
+
+
+@pytest.fixture(scope="session")
+def stable_diffusion(tmp_path_factory):
+    """The folder of a tiny Stable Diffusion."""
+    return tiny_models.stable_diffusion(tmp_path_factory.mktemp("sd"))
+
+
+@pytest.fixture(scope="session")
+def sd3(tmp_path_factory):
+    """The folder of a tiny Stable Diffusion 3."""
+    return tiny_models.rectified_flow(tmp_path_factory.mktemp("sd3"))
 
 
 @pytest.fixture(autouse=True)

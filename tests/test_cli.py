@@ -6,8 +6,9 @@ import pytest
 
 from tests.conftest import SMALL, make_config
 from vlfm import config as configs
-from vlfm.artifacts import Clip, LedgerRow, write_ledger, write_manifest
 from vlfm.cli import main
+from vlfm.storage.ledger import LedgerRow, write_ledger
+from vlfm.storage.manifest import Clip, write_manifest
 
 
 def test_help_imports_nothing_heavy():

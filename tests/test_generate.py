@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from tests.conftest import SMALL, make_config, merge
-from tests.latents_data import write_decoder
-from tests.pipeline_data import captions_of, model_of
+from tests.data.latents import write_decoder
+from tests.data.pipeline import captions_of, model_of
+from vlfm.captions.encoders import CaptionEncoder, minilm_folder
 from vlfm.cli import main
-from vlfm.latents.text import CaptionEncoder, minilm_folder
 from vlfm.pipeline import write_pipeline
 from vlfm.video.source import open_source
 

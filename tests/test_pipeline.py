@@ -8,18 +8,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests import tiny_models
 from tests.conftest import SMALL, make_config, merge
-from tests.latents_data import write_decoder
-from tests.pipeline_data import captions_of, model_of
-from vlfm.artifacts import read_json, write_json
+from tests.data import tiny_models
+from tests.data.latents import write_decoder
+from tests.data.pipeline import captions_of, model_of
+from vlfm.captions.load import load_caption_encoder
+from vlfm.decoders.prepare import prepare_decoder
 from vlfm.errors import FingerprintMismatch, VLFMError
-from vlfm.latents.load import load_caption_encoder
-from vlfm.latents.prepare import prepare_decoder
 from vlfm.model.captions import TRAINING_CAPTIONS
 from vlfm.model.flow_model import FlowModel
 from vlfm.pipeline import UnlikeCaptionWarning, VLFMPipeline, write_pipeline
-from vlfm.preview import make_preview
+from vlfm.storage.files import read_json, write_json
+from vlfm.training.preview import make_preview
 
 PROMPT = "a dog jumps"
 

@@ -3,13 +3,13 @@
 import pytest
 
 from tests.conftest import SMALL, make_config, merge
-from tests.latents_data import write_clips
-from tests.model_data import write_shards
+from tests.data.latents import write_clips
+from tests.data.model import write_shards
 from vlfm import config as configs
-from vlfm.artifacts import read_json, write_json
 from vlfm.cli import main
 from vlfm.errors import VLFMError
 from vlfm.splits import shards_of, splits_met, splits_of, training_shards
+from vlfm.storage.files import read_json, write_json
 
 PLAN = {"00002": {"split": "train"}, "00000": {"split": "train"}, "00001": {"split": "test"}}
 

@@ -73,28 +73,28 @@ def _rank() -> int:
 
 
 def _shards(arguments: argparse.Namespace) -> list[str]:
-    from vlfm.artifacts import read_json
+    from vlfm.storage.files import read_json
 
     return sorted(read_json(arguments.plan))
 
 
 def _splits(arguments: argparse.Namespace) -> dict[str, str]:
     """Shard → split, of the whole plan."""
-    from vlfm.artifacts import read_json
     from vlfm.splits import splits_of
+    from vlfm.storage.files import read_json
 
     return splits_of(read_json(arguments.plan))
 
 
 def _training_shards(arguments: argparse.Namespace) -> list[str]:
-    from vlfm.artifacts import read_json
     from vlfm.splits import training_shards
+    from vlfm.storage.files import read_json
 
     return training_shards(read_json(arguments.plan), arguments.plan)
 
 
 def _make_digits(arguments):
-    from vlfm.clips.digit_videos import make_digits
+    from vlfm.clips.moving_digits.videos import make_digits
 
     config = _config(arguments)
     make_digits(config.clips, config.seed, arguments.output)
@@ -122,13 +122,13 @@ def _decode(arguments):
 
 
 def _split(arguments):
-    from vlfm.clips.split import split_video
+    from vlfm.clips.split_videos import split_video
 
     split_video(arguments.videos, arguments.output, _config(arguments).clips)
 
 
 def _prepare_decoder(arguments):
-    from vlfm.latents.prepare import prepare_decoder
+    from vlfm.decoders.prepare import prepare_decoder
 
     shards = [arguments.clips / f"{shard}.tar" for shard in _training_shards(arguments)]
     prepare_decoder(_config(arguments), shards, arguments.output, _device(arguments))
@@ -148,8 +148,8 @@ def _invert(arguments):
 
 
 def _empty_caption(arguments):
-    from vlfm.latents.load import load_caption_encoder
-    from vlfm.latents.text import write_empty_caption
+    from vlfm.captions.encoders import write_empty_caption
+    from vlfm.captions.load import load_caption_encoder
 
     write_empty_caption(arguments.output, load_caption_encoder(_config(arguments), _device(arguments)))
 
@@ -169,7 +169,7 @@ def _train(arguments):
     if processes > 1 and not launched():
         return launch(arguments.command_line, processes, arguments.threads)
 
-    from vlfm.latents.text import read_empty_caption
+    from vlfm.captions.encoders import read_empty_caption
     from vlfm.training.loop import train
     from vlfm.training.objective import Objective
 
@@ -198,8 +198,8 @@ def _preview(arguments, config, decoder, names, device):
     if decoder is None or not config.training.preview_every or _rank():
         return None
     from vlfm.coefficients.shards import read_shard
-    from vlfm.preview import make_preview
     from vlfm.training.data import read_moments
+    from vlfm.training.preview import make_preview
 
     observed = read_moments([arguments.coefficients / f"{name}.json" for name in names]).observed
     captions = dict.fromkeys(clip.caption for clip in read_shard(arguments.coefficients / f"{names[0]}.tar"))
@@ -222,8 +222,8 @@ def _evaluate(arguments):
 
 
 def _fit_judges(arguments):
-    from vlfm.artifacts import read_json
     from vlfm.evaluation.generation.judges import fit_judges
+    from vlfm.storage.files import read_json
 
     plan = read_json(arguments.plan)
     counts = {shard: plan[shard]["clips"] for shard in _training_shards(arguments)}
@@ -231,8 +231,8 @@ def _fit_judges(arguments):
 
 
 def _evaluate_generation(arguments):
-    from vlfm.evaluation.experiments.common import Run
     from vlfm.evaluation.generation.evaluate import evaluate_generation
+    from vlfm.run import Run
 
     splits = _splits(arguments)
     run = Run(_config(arguments), arguments.results, list(splits), _device(arguments), splits)
@@ -241,17 +241,17 @@ def _evaluate_generation(arguments):
 
 def _report(arguments):
     if arguments.picture:
-        from vlfm.evaluation.page.picture import write_picture
+        from vlfm.report.picture import write_picture
 
         return write_picture(arguments.results, arguments.picture, _config(arguments).clips.fps)
 
-    from vlfm.evaluation.report import write_report
+    from vlfm.report.write import write_report
 
     write_report(_config(arguments), arguments.results, arguments.output)
 
 
 def _theory(arguments):
-    from vlfm.evaluation.theory.write import write_theory
+    from vlfm.theory.write import write_theory
 
     write_theory(_config(arguments), _shards(arguments), arguments.results, arguments.output, _device(arguments))
 
@@ -328,11 +328,11 @@ def _generate(arguments):
 def _experiment(arguments):
     import importlib
 
-    from vlfm.evaluation.experiments.common import Run
+    from vlfm.run import Run
 
     splits = _splits(arguments)
     run = Run(_config(arguments), arguments.results, list(splits), _device(arguments), splits)
-    experiment = importlib.import_module(f"vlfm.evaluation.experiments.{arguments.name}")
+    experiment = importlib.import_module(f"vlfm.experiments.{arguments.name}")
     if arguments.part is None:
         return experiment.run(run, arguments.output)
     if not hasattr(experiment, "run_part"):
@@ -341,7 +341,7 @@ def _experiment(arguments):
 
 
 def _ledger(arguments):
-    from vlfm.evaluation.ledger import print_ledger
+    from vlfm.report.clip_ledger import print_ledger
 
     print_ledger(arguments.results, arguments.bad)
 
@@ -366,7 +366,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--log", type=Path, help="also write messages to this file")
         if device:
             threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count())
-            sub.add_argument("--threads", type=int, default=threads, help="CPU threads (default OMP_NUM_THREADS, or all)")
+            sub.add_argument("--threads", type=int, default=threads, help="CPU threads (OMP_NUM_THREADS, or all)")
             sub.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
         return sub
 

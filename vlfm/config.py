@@ -11,9 +11,9 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
-from vlfm.artifacts import write_bytes
-from vlfm.clips.digit_drawing import SIDE, longest
+from vlfm.clips.moving_digits.drawing import SIDE, longest
 from vlfm.errors import VLFMError
+from vlfm.storage.files import write_bytes
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]

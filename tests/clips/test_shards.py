@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlfm.artifacts import write_tar
 from vlfm.clips.shards import read_clips, read_ids
 from vlfm.errors import VLFMError
+from vlfm.storage.tar import write_tar
 
 
 def picture(size=8, kind="PNG"):

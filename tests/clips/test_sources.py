@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from vlfm.artifacts import read_ledger, read_manifest
 from vlfm.clips import sources
 from vlfm.clips.index import build_index
 from vlfm.clips.sources import find, name_source, package_file
 from vlfm.errors import BadClip
+from vlfm.storage.ledger import read_ledger
+from vlfm.storage.manifest import read_manifest
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

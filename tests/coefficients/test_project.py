@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from vlfm.artifacts import read_ledger, read_tar, write_tar
 from vlfm.coefficients.project import project_shard
 from vlfm.coefficients.shards import read_shard
 from vlfm.errors import VLFMError
 from vlfm.flow.legendre import LegendreBasis
 from vlfm.latents.store import ClipLatents, write_store
+from vlfm.storage.ledger import read_ledger
+from vlfm.storage.tar import read_tar, write_tar
 
 
 def polynomial_clip(name, config, degree, seed, duration=0.5, sides=(4, 4)):

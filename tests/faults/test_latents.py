@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.latents_data import FRAMES, small, tree, write_clips, write_decoder
+from tests.data.latents import FRAMES, small, tree, write_clips, write_decoder
 from vlfm import config as configs
-from vlfm.artifacts import read_ledger
+from vlfm.decoders.load import load_decoder
 from vlfm.errors import FingerprintMismatch, VLFMError
 from vlfm.latents import invert
-from vlfm.latents.inverter import Inverter
-from vlfm.latents.load import load_decoder
+from vlfm.latents.batches import Inverter
 from vlfm.latents.store import LatentStore
+from vlfm.storage.ledger import read_ledger
 
 CPU = torch.device("cpu")
 ONE = {"batch_size": FRAMES}  # a clip a batch

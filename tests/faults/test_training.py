@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from tests.conftest import SMALL, make_config, merge
-from tests.model_data import write_shards
+from tests.data.model import write_shards
 from vlfm import config as configs
-from vlfm.artifacts import npy_bytes, write_json
-from vlfm.checkpoints import Checkpoints, load_state, save_state
 from vlfm.cli import main
 from vlfm.coefficients.shards import ClipCoefficients, write_shard
 from vlfm.errors import VLFMError
+from vlfm.storage.checkpoints import Checkpoints, load_state, save_state
+from vlfm.storage.files import write_json
+from vlfm.storage.npy import npy_bytes
 from vlfm.training.loop import train
 from vlfm.training.trainer import Trainer
 
@@ -184,7 +185,7 @@ def test_a_folder_of_damaged_checkpoints_starts_anew(tmp_path, capsys):
 FULL = """
 import resource, sys, torch
 from pathlib import Path
-from vlfm.checkpoints import Checkpoints
+from vlfm.storage.checkpoints import Checkpoints
 from vlfm.errors import VLFMError
 saved = Checkpoints(Path(sys.argv[1]), keep=1)
 saved.save(1, {"step": 1, "w": torch.ones(1000)})

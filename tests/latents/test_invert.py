@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from tests.latents_data import CHANNELS, FPS, FRAMES, SIZE, small, tree, write_clips, write_decoder
-from vlfm.artifacts import read_ledger
+from tests.data.latents import CHANNELS, FPS, FRAMES, SIZE, small, tree, write_clips, write_decoder
+from vlfm.captions.load import caption_encoder_fingerprint, load_caption_encoder
 from vlfm.clips.shards import read_clips
+from vlfm.decoders.load import load_decoder
 from vlfm.errors import FingerprintMismatch, VLFMError
-from vlfm.latents import invert, inverter, pieces
-from vlfm.latents.frames import psnr, to_tensor
-from vlfm.latents.load import caption_encoder_fingerprint, load_caption_encoder, load_decoder
+from vlfm.frames import psnr, to_tensor
+from vlfm.latents import batches, invert
 from vlfm.latents.store import LatentStore
-from vlfm.words import counted
+from vlfm.storage import unfinished
+from vlfm.storage.ledger import read_ledger
+from vlfm.words import plural
 
 COUNT = 5
 CPU = torch.device("cpu")
@@ -72,7 +74,7 @@ def asked(monkeypatch):
 
 def stop_after(monkeypatch, count):
     """The run ends as if it were killed once that many clips are saved."""
-    original, saved = pieces.save, []
+    original, saved = unfinished.save, []
 
     def save(file, tensors):
         original(file, tensors)
@@ -80,7 +82,7 @@ def stop_after(monkeypatch, count):
         if len(saved) == count:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(pieces, "save", save)
+    monkeypatch.setattr(unfinished, "save", save)
 
 
 def test_the_store_holds_what_the_decoder_gives(run, decoder, clips):
@@ -296,7 +298,7 @@ def little_memory(asked, monkeypatch):
 
 
 def test_auto_goes_on_with_fewer_frames_and_says_so(run, little_memory, asked, monkeypatch, capsys):
-    monkeypatch.setattr(inverter, "find_batch_size", lambda *_: 4 * FRAMES)
+    monkeypatch.setattr(batches, "find_batch_size", lambda *_: 4 * FRAMES)
     stores = []
     for name, stop in (("whole", 0), ("killed", 4)):
         little_memory[0] = 2 * FRAMES
@@ -327,7 +329,7 @@ def test_auto_finds_a_size_on_this_machine(run, capsys):
     store = LatentStore(run(batch_size="auto"))
     ((start, frames),) = store.about["frames_a_batch"]
     assert start == 0 and 1 <= frames <= COUNT * FRAMES
-    assert f"inversion.batch_size auto: {counted(frames, 'frame')} at once" in capsys.readouterr().out
+    assert f"inversion.batch_size auto: {plural(frames, 'frame')} at once" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("count", "frames"), [(1, 1), (1, 5), (2, 4)])

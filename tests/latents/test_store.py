@@ -84,12 +84,12 @@ def test_one_clip_is_read_without_the_shard(tmp_path, monkeypatch):
     store, read = LatentStore(tmp_path / "s.zarr"), []
     original = LocalStore.get
 
-    async def counted(self, key, *rest, **options):
+    async def plural(self, key, *rest, **options):
         found = await original(self, key, *rest, **options)
         read.append(len(found) if found is not None else 0)
         return found
 
-    monkeypatch.setattr(LocalStore, "get", counted)
+    monkeypatch.setattr(LocalStore, "get", plural)
     latents = store["17"].latents
     monkeypatch.undo()
     assert np.array_equal(latents, many[17].latents.astype(np.float16).astype(np.float32))

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from tests.conftest import make_config
-from vlfm.artifacts import read_json, write_json
 from vlfm.errors import VLFMError
 from vlfm.flow.heads import closed_form_field
 from vlfm.model.flow_model import FlowModel
 from vlfm.model.transformer import VLFMTransformer
+from vlfm.storage.files import read_json, write_json
 
 SHAPE, ORDER = (2, 8, 8), 4
 HEADS = ("coefficients", "velocity", "direct")

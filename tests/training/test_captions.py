@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.conftest import SMALL, make_config, merge
-from tests.latents_data import write_decoder
-from tests.model_data import write_shards
+from tests.data.latents import write_decoder
+from tests.data.model import write_shards
 from vlfm.coefficients.shards import write_shard
 from vlfm.errors import VLFMError
 from vlfm.model.captions import TRAINING_CAPTIONS, TrainingCaptions

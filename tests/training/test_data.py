@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.model_data import write_shards
-from vlfm.artifacts import npy_bytes
+from tests.data.model import write_shards
 from vlfm.errors import VLFMError
+from vlfm.storage.npy import npy_bytes
 from vlfm.training.data import ShardMoments, read_moments
 from vlfm.training.loader import Clips, batches
-from vlfm.training.order import GROUP, EndlessOrder, StepOrder
+from vlfm.training.sampler import GROUP, EndlessOrder, StepOrder
 from vlfm.training.trainer import split_batch
 
 

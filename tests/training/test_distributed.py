@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file
 
 from tests.conftest import SMALL, make_config, merge
-from tests.model_data import write_shards
+from tests.data.model import write_shards
 from vlfm import config as configs
-from vlfm.checkpoints import load_state
+from vlfm.storage.checkpoints import load_state
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "vlfm.cli"]
 STEPS = 80

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from tests.conftest import SMALL, make_config, merge
-from tests.model_data import write_shards
-from vlfm.artifacts import read_json
-from vlfm.checkpoints import Checkpoints, load_state, save_state
+from tests.data.model import write_shards
 from vlfm.errors import Stopped, VLFMError
 from vlfm.model.transformer import VLFMTransformer
+from vlfm.storage.checkpoints import Checkpoints, load_state, save_state
+from vlfm.storage.files import read_json
 from vlfm.training.data import read_moments
 from vlfm.training.loader import batches
 from vlfm.training.loop import train

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from tests.conftest import SMALL, make_config, merge
-from tests.latents_data import movie, write_decoder
-from tests.pipeline_data import model_of
+from tests.data.latents import movie, write_decoder
+from tests.data.pipeline import model_of
 from tests.video.conftest import ffmpeg
 from vlfm.cli import main
 from vlfm.errors import VLFMError
-from vlfm.latents.frames import to_tensor, to_uint8
+from vlfm.frames import to_tensor, to_uint8
 from vlfm.pipeline import VLFMPipeline, write_pipeline
 from vlfm.video.continuation import FADING, Continuation, ModelSettings
 

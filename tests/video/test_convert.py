@@ -271,7 +271,7 @@ def test_through_a_diffusers_autoencoder(short, facts, tmp_path):
 
 
 def test_through_a_runs_decoder(short, facts, tmp_path):
-    from vlfm.latents.patch import PatchAutoencoder
+    from vlfm.decoders.patch_autoencoder import PatchAutoencoder
 
     PatchAutoencoder(6, 3).save_pretrained(tmp_path / "decoder" / "autoencoder")
     double(short, tmp_path / "out.mp4", decoder=str(tmp_path / "decoder"), crf=2)

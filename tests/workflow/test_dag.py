@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from vlfm.artifacts import read_json, read_ledger, read_manifest
+from vlfm.storage.files import read_json
+from vlfm.storage.ledger import read_ledger
+from vlfm.storage.manifest import read_manifest
 
 ROOT = Path(__file__).parents[2]
 SMALL = Path(__file__).with_name("small.yaml")

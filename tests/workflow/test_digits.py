@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.workflow.test_dag import snakemake
-from vlfm.artifacts import read_json, read_manifest
+from vlfm.storage.files import read_json
+from vlfm.storage.manifest import read_manifest
 
 DIGITS = Path(__file__).with_name("digits.yaml")
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.workflow.test_dag import snakemake
 from tests.workflow.test_digits import DIGITS
-from vlfm.artifacts import read_json
+from vlfm.storage.files import read_json
 
 OPTIONS = ("--configfile", DIGITS, Path(__file__).with_name("sweeps.yaml"))
 VARIANTS = ("coefficients", "velocity", "direct", "all-frames")

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from vlfm import config
-from vlfm.clips import media, worker
+from vlfm.clips import video_files, worker
 from vlfm.clips.sources import find, is_url
 from vlfm.clips.windows import choose_size, cut_windows
 from vlfm.errors import BadClip
@@ -21,7 +21,7 @@ class Cutter:
     def __init__(self, clips: config.Clips, downloads: Path) -> None:
         self._clips = clips
         self._downloads = downloads
-        self._known: dict[str, tuple[Path, media.Media] | BadClip] = {}
+        self._known: dict[str, tuple[Path, video_files.Media] | BadClip] = {}
 
     def windows(self, source: str, start: float | None, end: float | None) -> list[tuple[float, float]]:
         """The windows of a stretch: itself where it has one of the durations, else consecutive ones within shots.
@@ -71,11 +71,11 @@ class Cutter:
         _, found = self._open(source)
         return choose_size(found.width * found.aspect, found.height, self._clips.sizes)
 
-    def _open(self, source: str) -> tuple[Path, media.Media]:
+    def _open(self, source: str) -> tuple[Path, video_files.Media]:
         if source not in self._known:
             try:
                 file = find(source, self._downloads, self._clips.timeout)
-                self._known[source] = (file, media.probe(file, self._clips.timeout))
+                self._known[source] = (file, video_files.probe(file, self._clips.timeout))
             except BadClip as error:
                 self._known[source] = error if source in str(error) else BadClip(f"{source}: {error}")
         known = self._known[source]
@@ -84,7 +84,7 @@ class Cutter:
         return known
 
     def _cut(
-        self, source: str, file: Path, found: media.Media, start: float, end: float | None
+        self, source: str, file: Path, found: video_files.Media, start: float, end: float | None
     ) -> list[tuple[float, float]]:
         task: dict[str, Any] = {
             "do": "cuts",

@@ -12,24 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from vlfm import config
-from vlfm.artifacts import (
-    Clip,
-    LedgerRow,
-    Stopwatch,
-    check_share_of_bad,
-    fingerprint,
-    progress,
-    read_manifest,
-    read_tar,
-    remove_partial,
-    shard_digest,
-    write_ledger,
-    write_tar,
-)
-from vlfm.clips import media, worker
-from vlfm.clips.child import SEEK
+from vlfm.clips import video_files, worker
 from vlfm.clips.sources import find, is_url
+from vlfm.clips.worker_main import SEEK
 from vlfm.errors import BadClip, VLFMError
+from vlfm.progress import Stopwatch, progress
+from vlfm.storage.files import remove_partial
+from vlfm.storage.fingerprints import fingerprint
+from vlfm.storage.ledger import LedgerRow, check_share_of_bad, write_ledger
+from vlfm.storage.manifest import Clip, read_manifest, shard_digest
+from vlfm.storage.tar import read_tar, write_tar
 
 VERSION = 1  # of the frames this module makes; raise it when the same settings give others
 
@@ -150,7 +142,7 @@ def _decode_source(
         BadClip: the file cannot be opened or decoded at all; it holds for the clips that have no piece.
         VLFMError: the disk is full.
     """
-    found = media.probe(file, clips.timeout)
+    found = video_files.probe(file, clips.timeout)
     task: dict[str, Any] = {
         "do": "decode",
         "file": str(file),

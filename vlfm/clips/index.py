@@ -8,24 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vlfm import config
-from vlfm.artifacts import (
-    Clip,
-    LedgerRow,
-    Stopwatch,
-    clip_id,
-    progress,
-    read_json,
-    read_manifest,
-    shard_digest,
-    write_json,
-    write_ledger,
-    write_manifest,
-)
 from vlfm.clips.cutting import Cutter
 from vlfm.clips.sources import name_source
 from vlfm.errors import BadClip, VLFMError
+from vlfm.progress import Stopwatch, progress
 from vlfm.splits import REMEDY, SPLITS, TRAIN
-from vlfm.words import counted
+from vlfm.storage.files import read_json, write_json
+from vlfm.storage.ledger import LedgerRow, write_ledger
+from vlfm.storage.manifest import Clip, clip_id, read_manifest, shard_digest, write_manifest
+from vlfm.words import plural
 
 COLUMNS = ("source", "start", "end", "caption")
 OPTIONAL = ("split",)
@@ -111,7 +102,7 @@ def build_index(clips: config.Clips, manifest: Path, ledger: Path, shards: Path)
     _tell(path, [row for row in rows if row.status != "ok"], len(found))
     if all(clip.split != TRAIN for clip in found):
         raise VLFMError(
-            f"{path} holds no training clip: its {counted(len(found), 'good clip')} are for the test; {REMEDY}"
+            f"{path} holds no training clip: its {plural(len(found), 'good clip')} are for the test; {REMEDY}"
         )
     _write_plan(clips, found, manifest, shards)
 
@@ -216,7 +207,7 @@ def _tell(path: Path, bad: list[LedgerRow], good: int) -> None:
     if not good:
         raise VLFMError(f"{path} holds not one good clip:\n{listed or '  it has no rows'}")
     if bad:
-        print(f"{path}: {counted(good, 'clip')}, {counted(len(bad), 'bad row')} left out:\n{listed}", file=sys.stderr)
+        print(f"{path}: {plural(good, 'clip')}, {plural(len(bad), 'bad row')} left out:\n{listed}", file=sys.stderr)
 
 
 def _write_plan(settings: config.Clips, found: list[Clip], manifest: Path, shards: Path) -> None:

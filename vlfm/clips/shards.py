@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vlfm.artifacts import read_tar
 from vlfm.errors import VLFMError
+from vlfm.storage.tar import read_tar
 
 
 @dataclass(frozen=True)

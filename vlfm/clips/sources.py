@@ -10,8 +10,8 @@ from pathlib import Path
 import requests
 from requests.exceptions import RequestException
 
-from vlfm.artifacts import read_json, write_json
 from vlfm.errors import BadClip, VLFMError
+from vlfm.storage.files import read_json, write_json
 
 ATTEMPTS = 5
 SLOWEST = 1024  # bytes a second, averaged over a timeout; a slower server is given up

@@ -9,10 +9,13 @@ import numpy as np
 import torch
 
 from vlfm import config as configs
-from vlfm.artifacts import LedgerRow, fingerprint, progress, write_json, write_ledger
 from vlfm.coefficients.shards import ClipCoefficients, write_shard
 from vlfm.flow.projection import project, projection_matrix
 from vlfm.latents.store import LatentStore
+from vlfm.progress import progress
+from vlfm.storage.files import write_json
+from vlfm.storage.fingerprints import fingerprint
+from vlfm.storage.ledger import LedgerRow, write_ledger
 
 VERSION = 3  # of what this module writes; raise it when the same settings give other files
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vlfm.artifacts import load_npy, npy_bytes, read_tar, write_tar
 from vlfm.errors import VLFMError
+from vlfm.storage.npy import load_npy, npy_bytes
+from vlfm.storage.tar import read_tar, write_tar
 
 CAPTION = ("json", "mask.npy", "tokens.npy")  # the members that hold a clip's caption; they lie side by side
 

@@ -11,21 +11,23 @@ import numpy as np
 import torch
 
 from vlfm import config as configs
-from vlfm.artifacts import fingerprint, progress, read_json, write_bytes, write_json
 from vlfm.clips.shards import DecodedClip, read_clips
 from vlfm.coefficients.shards import ClipCoefficients, read_shard
+from vlfm.decoders.base import VisualDecoder
+from vlfm.decoders.load import load_decoder
 from vlfm.errors import VLFMError
 from vlfm.evaluation.buckets import choose_clips
 from vlfm.evaluation.metrics import METRICS
-from vlfm.evaluation.render import clip_noise, nearest_frames, shown_times
 from vlfm.flow.projection import reconstruct
-from vlfm.latents.decoder import VisualDecoder
-from vlfm.latents.frames import to_tensor, to_uint8
-from vlfm.latents.load import load_decoder
+from vlfm.frames import to_tensor, to_uint8
 from vlfm.latents.store import ClipLatents, LatentStore
-from vlfm.media import contact_sheet, write_mp4, write_png
 from vlfm.model.flow_model import FlowModel
+from vlfm.model.rendering import clip_noise, nearest_frames, shown_times
+from vlfm.progress import progress
 from vlfm.splits import LABELS, SPLITS, TRAIN, splits_met
+from vlfm.storage.files import read_json, write_bytes, write_json
+from vlfm.storage.fingerprints import fingerprint
+from vlfm.storage.pictures import contact_sheet, write_mp4, write_png
 
 STAGES = ("decoder", "inversion", "projection", "network")
 COLUMNS = ("clip_id", "split", "fps", "stage", *METRICS)

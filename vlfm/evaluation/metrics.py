@@ -15,7 +15,7 @@ from torchmetrics.functional.image import (
 
 from vlfm.errors import VLFMError
 from vlfm.evaluation.vmaf import vmaf
-from vlfm.latents.frames import psnr
+from vlfm.frames import psnr
 
 __all__ = [
     "ALL_METRICS",

@@ -18,7 +18,7 @@ from torch.nn import functional
 from vlfm.errors import VLFMError
 from vlfm.evaluation.generation.distances import frechet_distance
 from vlfm.evaluation.generation.pretrained import PretrainedFeatures
-from vlfm.latents.frames import to_uint8
+from vlfm.frames import to_uint8
 
 LPIPS_FILE, VIDEOMAE_FOLDER = "lpips-alex.safetensors", "videomae"
 VIDEOMAE = "MCG-NJU/videomae-base-finetuned-kinetics"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from vlfm.errors import VLFMError
-from vlfm.latents.frames import to_uint8
+from vlfm.frames import to_uint8
 
 # Its features are computed on four octaves; at 16 pixels it crashes, and just above the numbers mean nothing.
 SMALLEST = 32

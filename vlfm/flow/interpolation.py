@@ -12,14 +12,7 @@ from torch import Tensor
 from vlfm.errors import VLFMError
 from vlfm.flow.legendre import LegendreBasis
 from vlfm.flow.path import per_time
-from vlfm.flow.projection import (
-    check_finite,
-    check_times,
-    frame_times,
-    project,
-    projection_matrix,
-    reconstruct,
-)
+from vlfm.flow.projection import check_finite, check_times, frame_times, project, projection_matrix, reconstruct
 from vlfm.flow.solvers import check_query_times
 
 PATHS = ("polynomial", "hybrid")

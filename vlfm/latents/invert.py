@@ -16,23 +16,18 @@ import numpy as np
 import torch
 
 from vlfm import config as configs
-from vlfm.artifacts import (
-    LedgerRow,
-    check_fingerprint,
-    check_share_of_bad,
-    fingerprint,
-    progress,
-    read_json,
-    remove_partial,
-    write_ledger,
-)
+from vlfm.captions.load import caption_encoder_fingerprint, load_caption_encoder
 from vlfm.clips.shards import DecodedClip, read_captions, read_clips
+from vlfm.decoders.load import load_decoder
 from vlfm.errors import FingerprintMismatch, VLFMError
-from vlfm.latents import pieces
-from vlfm.latents.batching import BatchSizes
-from vlfm.latents.inverter import Inverter, Result, frames_at_once
-from vlfm.latents.load import caption_encoder_fingerprint, load_caption_encoder, load_decoder
+from vlfm.latents.batch_size import BatchSizes
+from vlfm.latents.batches import Inverter, Result, frames_at_once
 from vlfm.latents.store import VERSION, ClipLatents, LatentStore, write_store
+from vlfm.progress import progress
+from vlfm.storage import unfinished
+from vlfm.storage.files import read_json, remove_partial
+from vlfm.storage.fingerprints import check_fingerprint, fingerprint
+from vlfm.storage.ledger import LedgerRow, check_share_of_bad, write_ledger
 
 # What decides the latents but for the last bits; batch size and compilation decide those.
 SETTINGS = (
@@ -87,7 +82,7 @@ def invert_shard(
     if output.exists():
         _check_output(output, identity, video)
     partial = _partial_folder(config, clips, output, identity)
-    with pieces.disk_may_be_full(partial):
+    with unfinished.disk_may_be_full(partial):
         partial.mkdir(parents=True, exist_ok=True)
         tokens = _encode_captions(config, captions, partial / "captions.safetensors", device)
         decoder = load_decoder(config, decoder_folder, device)
@@ -209,8 +204,8 @@ def _encode_captions(
             encoded = encoder.encode(distinct[start : start + 64])
             tokens.append(encoded.tokens.to(dtype).cpu())
             masks.append(encoded.mask.cpu())
-        pieces.save(file, {"tokens": torch.cat(tokens), "mask": torch.cat(masks)})
-    saved = pieces.load(file, "tokens", "mask")
+        unfinished.save(file, {"tokens": torch.cat(tokens), "mask": torch.cat(masks)})
+    saved = unfinished.load(file, "tokens", "mask")
     pairs = zip(saved["tokens"].numpy(), saved["mask"].numpy(), strict=True)
     return dict(zip(distinct, pairs, strict=True))
 
@@ -233,9 +228,9 @@ def _finished(partial: Path, number: int, batch: list[DecodedClip], inverter: In
             if not result.reason:
                 numbers = torch.tensor([result.round_trip, result.rounding, result.seconds], dtype=torch.float64)
                 null_text = {} if result.null_text is None else {"null_text": result.null_text}
-                pieces.save(file, {"latents": result.latents, "numbers": numbers, **null_text})
+                unfinished.save(file, {"latents": result.latents, "numbers": numbers, **null_text})
         return results
-    saved = [pieces.load(file, "latents", "numbers") for file in files]
+    saved = [unfinished.load(file, "latents", "numbers") for file in files]
     return [Result(state["latents"], *state["numbers"].tolist(), null_text=state.get("null_text")) for state in saved]
 
 

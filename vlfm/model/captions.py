@@ -9,8 +9,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from vlfm.artifacts import atomic_path
 from vlfm.errors import VLFMError
+from vlfm.storage.files import atomic_path
 
 TRAINING_CAPTIONS = "training_captions.safetensors"
 

@@ -4,7 +4,7 @@ import torch
 from diffusers.models.embeddings import PixArtAlphaCombinedTimestepSizeEmbeddings, TimestepEmbedding
 from torch import nn
 
-from vlfm.pooling import mean_embedding
+from vlfm.captions.pooling import mean_embedding
 
 # Of the spread of all channels: what a channel that hardly varies over the captions is divided by at least.
 LEAST_SPREAD = 0.01

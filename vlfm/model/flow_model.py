@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vlfm import config as configs
-from vlfm.artifacts import atomic_path, read_json, write_json
 from vlfm.errors import VLFMError
 from vlfm.flow import readout
 from vlfm.flow.legendre import LegendreBasis
@@ -17,6 +16,7 @@ from vlfm.flow.projection import check_finite
 from vlfm.flow.schedules import make_schedule
 from vlfm.flow.solvers import PREDICTION_REMEDY, check_query_times, ode, render
 from vlfm.model.transformer import VLFMTransformer
+from vlfm.storage.files import atomic_path, read_json, write_json
 
 Captions = tuple[torch.Tensor, torch.Tensor]
 EMPTY_CAPTION = "empty_caption.safetensors"

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vlfm.captions.pooling import mean_embedding
 from vlfm.errors import VLFMError
 from vlfm.model.captions import TrainingCaptions
-from vlfm.pooling import mean_embedding
 from vlfm.training.data import Moments
-from vlfm.training.order import Place
 from vlfm.training.reader import open_shard
+from vlfm.training.sampler import Place
 
 CLIPS = 10_000  # read at most, a caption of MiniLM's being 25 kB
 SHARDS = 500  # opened at most: the headers of all members of a shard are read to find one

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from vlfm.artifacts import read_json
 from vlfm.errors import VLFMError
+from vlfm.storage.files import read_json
 
 ALIKE = ("fingerprint", "caption_channels")  # the same in all shards that belong together
 CAPTIONS = ("caption_mean_square", "mean_token", "mean_token_square")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from vlfm.clips.media import die_with_parent
+from vlfm.clips.video_files import die_with_parent
 
 # Seconds that the others have to end once one process has failed.
 GRACE = 30

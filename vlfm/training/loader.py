@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from vlfm.coefficients.shards import ClipCoefficients
 from vlfm.errors import VLFMError
 from vlfm.training.data import Batch, Moments
-from vlfm.training.order import GROUP, Place, StepOrder
 from vlfm.training.reader import ShardReader, open_shard
+from vlfm.training.sampler import GROUP, Place, StepOrder
 
 AHEAD = 4  # parts of a batch a worker holds ready
 

@@ -8,21 +8,23 @@ from pathlib import Path
 import torch
 
 from vlfm import config as configs
-from vlfm.artifacts import Stopwatch, fingerprint, progress, write_json
-from vlfm.checkpoints import Checkpoints, load_state
 from vlfm.errors import Stopped, VLFMError
 from vlfm.model.captions import TrainingCaptions
 from vlfm.model.transformer import VLFMTransformer
+from vlfm.progress import Stopwatch, progress
+from vlfm.storage.checkpoints import Checkpoints, load_state
+from vlfm.storage.files import write_json
+from vlfm.storage.fingerprints import fingerprint
 from vlfm.training.captions import training_captions
 from vlfm.training.data import Batch, Moments, read_moments
+from vlfm.training.distributed import StopRequest
 from vlfm.training.loader import batches
 from vlfm.training.metrics import MetricsLog
 from vlfm.training.network import new_model, save_model
 from vlfm.training.objective import Objective
-from vlfm.training.processes import StopRequest
 from vlfm.training.throughput import Throughput, peak_flops
 from vlfm.training.trainer import Part, Trainer
-from vlfm.words import counted
+from vlfm.words import plural
 
 VERSION = 2  # of what a run gives for the same settings and data; raise it when that changes
 LOG_EVERY = 10
@@ -77,7 +79,7 @@ def train(
     )
     with StopRequest() as stop:
         trainer = Trainer(config, network(config, moments), device, objective)
-        main, council = trainer.accelerator.is_main_process, trainer.council
+        main, group = trainer.accelerator.is_main_process, trainer.group
         saved = Checkpoints(checkpoints / identity, settings.keep)
         _resume(trainer, saved)
         source = batches(
@@ -93,35 +95,35 @@ def train(
         )
         speed = Throughput(peak_flops(trainer.device, trainer.dtype) * trainer.accelerator.num_processes)
         with contextlib.ExitStack() as stack:
-            feed = stack.enter_context(contextlib.closing(Feed(trainer, source)))
-            with council.together():
+            batches_ahead = stack.enter_context(contextlib.closing(StepBatches(trainer, source)))
+            with group.together():
                 if main:
                     events = metrics.parent / "tensorboard" / identity
                     log = stack.enter_context(contextlib.closing(MetricsLog(metrics, trainer.step, events)))
                     bar = progress(total=settings.steps, what="train", unit="step")
                     stack.enter_context(contextlib.closing(bar))
-            with council.together():
-                coming = next(feed, None)
+            with group.together():
+                coming = next(batches_ahead, None)
             while trainer.step < settings.steps:
                 parts = coming
                 loss = trainer.backward(parts)
-                with council.together():  # the next step's data are read and drawn while a GPU works on this one
-                    coming = next(feed, None)
-                stopping = council.any(stop.requested)
+                with group.together():  # the next step's data are read and drawn while a GPU works on this one
+                    coming = next(batches_ahead, None)
+                stopping = group.any(stop.requested)
                 rate, gradient = trainer.learning_rate, trainer.update()
                 _guard(trainer, parts, gradient)
-                speed.add(trainer.model, parts[0][0], settings.batch_size, feed.waited)
+                speed.add(trainer.model, parts[0][0], settings.batch_size, batches_ahead.waited)
                 step, last = trainer.step, trainer.step == settings.steps
                 if step % LOG_EVERY == 0 or last:
                     loss = trainer.accelerator.reduce(loss, "mean").item()
-                    with council.together():
+                    with group.together():
                         if main:
                             samples = step * settings.batch_size
                             log.write(step, samples, loss, gradient, rate, trainer.skipped, **speed.rates("log"))
                             bar.update(step - bar.n)
                             bar.set_postfix(loss=f"{loss:.4f}")
                 if (step % settings.checkpoint_every == 0 or stopping) and not last:
-                    with council.together():
+                    with group.together():
                         if main:
                             saved.save(step, trainer.state())
                             print(f"step {step} of {settings.steps}: {speed.report()}", flush=True)
@@ -129,7 +131,7 @@ def train(
                     _preview(trainer, preview)
                 if stopping and not last:
                     raise Stopped(f"asked to stop: step {step} is saved; run the rule again to go on from there")
-        with council.together():
+        with group.together():
             if main:
                 captions = decoder and _captions(shards, moments, config.seed)
                 with trainer.averaged() as model:
@@ -138,13 +140,13 @@ def train(
                 about = {"fingerprint": identity, "steps": trainer.step, "clips": moments.clips}
                 write_json(output / "training.json", {**about, "skipped": trainer.skipped})
                 print(
-                    f"{counted(trainer.step, 'step')} of {counted(settings.batch_size, 'clip')}: {speed.report()}",
+                    f"{plural(trainer.step, 'step')} of {plural(settings.batch_size, 'clip')}: {speed.report()}",
                     flush=True,
                 )
     trainer.accelerator.end_training()
 
 
-class Feed:
+class StepBatches:
     """This process's parts of the coming steps, one step at a time.
 
     Attributes:
@@ -156,7 +158,7 @@ class Feed:
         self._step = trainer.step
         self.waited = 0.0
 
-    def __iter__(self) -> "Feed":
+    def __iter__(self) -> "StepBatches":
         return self
 
     def __next__(self) -> list[Part]:
@@ -173,10 +175,10 @@ class Feed:
 def _resume(trainer: Trainer, saved: Checkpoints) -> None:
     """Load the newest good checkpoint, in every process the one that the main process finds."""
     state = saved.newest() if trainer.accelerator.is_main_process else None
-    step = trainer.council.from_main(state and state["step"])
+    step = trainer.group.from_main(state and state["step"])
     if step is None:
         return
-    with trainer.council.together():
+    with trainer.group.together():
         trainer.load(state if state is not None else load_state(saved.path(step)))
     if trainer.accelerator.is_main_process:
         print(f"going on from step {step}", flush=True)
@@ -190,7 +192,7 @@ def _guard(trainer: Trainer, parts: Sequence[Part], gradient: float) -> None:
     """
     if math.isfinite(gradient):
         return
-    names = trainer.council.gather([name for batch, _ in parts for name in batch.not_finite()])
+    names = trainer.group.gather([name for batch, _ in parts for name in batch.not_finite()])
     clips = sorted({name for each in names for name in each})
     blame = f"; not finite in the shards: {', '.join(clips)}" if clips else ""
     if trainer.accelerator.is_main_process:

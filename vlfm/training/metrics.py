@@ -5,8 +5,8 @@ import io
 import re
 from pathlib import Path
 
-from vlfm.artifacts import write_bytes
 from vlfm.errors import VLFMError
+from vlfm.storage.files import write_bytes
 
 
 class MetricsLog:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlfm.artifacts import damaged_tar, open_tar
 from vlfm.coefficients.shards import CAPTION, ClipCaption, ClipCoefficients, decode, decode_caption
 from vlfm.errors import VLFMError
+from vlfm.storage.tar import damaged_tar, open_tar
 
 
 @dataclass(frozen=True)

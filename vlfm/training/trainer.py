@@ -14,8 +14,8 @@ from vlfm.learning_rate import warmup_cosine
 from vlfm.model.transformer import VLFMTransformer
 from vlfm.precision import fast_bfloat16
 from vlfm.training.data import Batch
+from vlfm.training.distributed import ProcessGroup, make_accelerator, wrap
 from vlfm.training.objective import Draw, Objective
-from vlfm.training.processes import Council, make_accelerator, wrap
 
 Part = tuple[Batch, Draw]
 # Of Muon: its authors' choices for what AdamW moves, and AdamW's own decay for all.
@@ -102,7 +102,7 @@ class Trainer:
         settings = self.config.training
         self.accelerator = make_accelerator(self.device)
         self.device = self.accelerator.device
-        self.council = Council(self.accelerator)
+        self.group = ProcessGroup(self.accelerator)
         processes, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         self.parts = split_batch(settings.batch_size, processes, settings.accumulate, self.rank)
         self.objective = self.objective or Objective(self.config)

@@ -24,7 +24,7 @@ from PIL import Image
 
 from vlfm.clips.windows import choose_size
 from vlfm.errors import VLFMError
-from vlfm.latents.frames import to_tensor, to_uint8
+from vlfm.frames import to_tensor, to_uint8
 from vlfm.pipeline import VLFMPipeline
 
 FADING = 4.0  # intervals of the model's clips in which that dies away: measured, 1, 2 and 8 lose 0.1 to 0.2 dB

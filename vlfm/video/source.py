@@ -10,8 +10,8 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 
-from vlfm.clips.media import DAMAGE, FFmpegFrames, Media, probe, said
 from vlfm.clips.sources import find, is_url
+from vlfm.clips.video_files import DAMAGE, FFmpegFrames, Media, probe, said
 from vlfm.errors import VLFMError
 
 TIMEOUT = 60.0  # seconds for the first frame of a file
@@ -24,8 +24,8 @@ class Source:
 
     Attributes:
         file: its path.
-        media: what the decoders need to know (`vlfm.clips.media`). Width and height are those of the picture as it
-            is shown, turned upright where the file says so.
+        media: what the decoders need to know (`vlfm.clips.video_files`). Width and height are those of the picture as
+            it is shown, turned upright where the file says so.
         rate: frames a second, exactly, as the container states it.
         sound: whether it has an audio stream.
         colours: the file's own tags in ffmpeg's words: those of `colorspace`, `color_primaries`, `color_trc` it has.

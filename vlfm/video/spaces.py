@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from vlfm.artifacts import read_json
+from vlfm.decoders.autoencoder import AutoencoderDecoder, LatentAutoencoder, locate_autoencoder
+from vlfm.decoders.patch_autoencoder import PatchAutoencoder
 from vlfm.errors import VLFMError
-from vlfm.latents.autoencoder import AutoencoderDecoder, LatentAutoencoder, locate_autoencoder
-from vlfm.latents.frames import to_tensor, to_uint8
-from vlfm.latents.patch import PatchAutoencoder
+from vlfm.frames import to_tensor, to_uint8
+from vlfm.storage.files import read_json
 from vlfm.video.source import Source
 
 CHUNK = 1 << 15  # values of a picture multiplied at a time: the floats of a window then stay in the cache

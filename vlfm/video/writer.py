@@ -10,10 +10,10 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 
-from vlfm.artifacts import atomic_path
-from vlfm.clips.media import die_with_parent
-from vlfm.clips.media import said as cleaned
+from vlfm.clips.video_files import die_with_parent
+from vlfm.clips.video_files import said as cleaned
 from vlfm.errors import VLFMError
+from vlfm.storage.files import atomic_path
 from vlfm.video.source import Source
 
 CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")

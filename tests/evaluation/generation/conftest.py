@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vlfm.clips.digits import COLOURS, DIRECTIONS, SPEEDS, MovingDigit, caption_of
+from vlfm.clips.moving_digits.language import COLOURS, DIRECTIONS, SPEEDS, MovingDigit, caption_of
 
 SIDE, FRAMES, FPS = 32, 8, 8.0
 CELLS = (

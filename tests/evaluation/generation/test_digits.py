@@ -3,12 +3,12 @@ import pytest
 import torch
 
 from tests.evaluation.generation.conftest import FPS, draw, some_clips
-from vlfm.clips.digits import MovingDigit, caption_of, parse_caption
+from vlfm.clips.moving_digits.language import MovingDigit, caption_of, parse_caption
+from vlfm.decoders.patch_autoencoder import PatchAutoencoder
 from vlfm.errors import VLFMError
 from vlfm.evaluation.generation import digits
 from vlfm.evaluation.generation.digits import DigitJudge
-from vlfm.latents.frames import to_tensor, to_uint8
-from vlfm.latents.patch import PatchAutoencoder
+from vlfm.frames import to_tensor, to_uint8
 
 
 @pytest.fixture(scope="module")

@@ -7,24 +7,25 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.generation_data import CPU, SPLITS, TOLD, digits_config, write_clips, write_digits
-from vlfm.artifacts import read_json
+from tests.data.generation import CPU, SPLITS, TOLD, digits_config, write_clips, write_digits
+from vlfm.captions.load import caption_encoder_fingerprint, load_caption_encoder
 from vlfm.clips.shards import read_clips
 from vlfm.errors import VLFMError
-from vlfm.evaluation.experiments.common import Run, read_table
-from vlfm.evaluation.generation import digits, judges, sources, workshop
+from vlfm.evaluation.generation import digits, judges, resumable, sources
 from vlfm.evaluation.generation.evaluate import evaluate_generation
 from vlfm.evaluation.generation.judges import fit_judges, load_judges
 from vlfm.evaluation.generation.prompts import Sample
+from vlfm.evaluation.generation.resumable import jobs
 from vlfm.evaluation.generation.sampling import enough_shards, sampled_clips
 from vlfm.evaluation.generation.scoring import COLUMNS
 from vlfm.evaluation.generation.sources import Video
 from vlfm.evaluation.generation.trained import FeatureSettings
-from vlfm.evaluation.generation.workshop import jobs
-from vlfm.evaluation.render import caption_noise
+from vlfm.frames import psnr, to_tensor
 from vlfm.latents import invert
-from vlfm.latents.frames import psnr, to_tensor
-from vlfm.latents.load import caption_encoder_fingerprint, load_caption_encoder
+from vlfm.model.rendering import caption_noise
+from vlfm.run import Run
+from vlfm.storage.files import read_json
+from vlfm.storage.tables import read_table
 
 COUNTS = {"00000": 9, "00001": 9}
 
@@ -124,7 +125,7 @@ def without_seconds(path):
 
 
 def test_a_killed_stage_goes_on_and_ends_with_the_same_files(results, output, tmp_path, monkeypatch):
-    made, real = [], workshop.Workshop._do
+    made, real = [], jobs.Workshop._do
 
     def job(shop, method, videos):
         if len(made) == stop:
@@ -132,7 +133,7 @@ def test_a_killed_stage_goes_on_and_ends_with_the_same_files(results, output, tm
         made.append((shop.split, method.key, videos[0].prompt.caption, videos[0].number))
         return real(shop, method, videos)
 
-    monkeypatch.setattr(workshop.Workshop, "_do", job)
+    monkeypatch.setattr(jobs.Workshop, "_do", job)
     stop = 9
     with pytest.raises(KeyboardInterrupt):
         evaluate_generation(run_of(results), tmp_path)
@@ -192,11 +193,11 @@ def test_jobs_are_of_one_shard_and_one_kind(results, monkeypatch):
     run = run_of(results)
     prompts = Sample(run).prompts("train", 6, 3)
     videos = [Video(prompt, number, place) for prompt in prompts for number, place in enumerate(prompt.true)]
-    monkeypatch.setattr(workshop, "AT_ONCE", 4)
+    monkeypatch.setattr(resumable, "AT_ONCE", 4)
     found = list(jobs(videos))
     assert sorted(map(len, found)) == [1, 1, 4, 4, 4, 4] and all(len({v.place[0] for v in job}) == 1 for job in found)
     assert {video.place for job in found for video in job} == {video.place for video in videos}
-    monkeypatch.setattr(workshop, "BYTES", 1)
+    monkeypatch.setattr(resumable, "BYTES", 1)
     assert [len(job) for job in jobs(videos)] == [1] * 18
 
 

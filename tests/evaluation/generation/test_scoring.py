@@ -6,19 +6,19 @@ import torch
 from torch.nn import functional
 
 from tests.evaluation.generation.conftest import FPS
-from vlfm.clips.digit_choice import choose_takes
-from vlfm.clips.digit_videos import draw_take
-from vlfm.clips.digits import ATTRIBUTES, COLOURS, DIRECTIONS, SPEEDS, parse_caption
+from vlfm.captions.encoders import CaptionEmbeddings
+from vlfm.clips.moving_digits.choice import choose_takes
+from vlfm.clips.moving_digits.language import ATTRIBUTES, COLOURS, DIRECTIONS, SPEEDS, parse_caption
+from vlfm.clips.moving_digits.videos import draw_take
 from vlfm.config import Digits
+from vlfm.decoders.patch_autoencoder import PatchAutoencoder
 from vlfm.errors import VLFMError
 from vlfm.evaluation.generation import digits
 from vlfm.evaluation.generation.copying import TrainingClips
 from vlfm.evaluation.generation.digits import DigitJudge
 from vlfm.evaluation.generation.scoring import COLUMNS, Judges, Reference, Viewed, score
 from vlfm.evaluation.generation.trained import FeatureSettings, TrainedFeatures
-from vlfm.latents.frames import to_tensor, to_uint8
-from vlfm.latents.patch import PatchAutoencoder
-from vlfm.latents.text import CaptionEmbeddings
+from vlfm.frames import to_tensor, to_uint8
 
 SETTINGS = FeatureSettings(frames=4, width=8, dims=16, embedding=16, steps=60, batch_size=16)
 

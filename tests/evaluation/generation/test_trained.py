@@ -4,10 +4,10 @@ import torch
 from torch.nn import functional
 
 from tests.evaluation.generation.conftest import draw
-from vlfm.clips.digits import COLOURS, DIRECTIONS, MovingDigit
+from vlfm.captions.encoders import CaptionEmbeddings
+from vlfm.clips.moving_digits.language import COLOURS, DIRECTIONS, MovingDigit
 from vlfm.errors import VLFMError
 from vlfm.evaluation.generation.trained import FeatureSettings, TrainedFeatures, contrastive_loss
-from vlfm.latents.text import CaptionEmbeddings
 
 TINY = FeatureSettings(frames=4, width=8, dims=16, embedding=16, steps=100, batch_size=16)
 

@@ -1,7 +1,8 @@
 """What a clip of moving digits shows, read from its pictures alone and compared with its caption.
 
 Colour and motion are measured; only which digit it is takes a network, a small one trained on the training clips.
-Digits are bright on a dark ground that does not move, and two of them differ in colour (`vlfm.clips.digits`).
+Digits are bright on a dark ground that does not move, and two of them differ in colour
+(`vlfm.clips.moving_digits.language`).
 """
 
 import hashlib
@@ -15,13 +16,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from vlfm.artifacts import fingerprint, progress
-from vlfm.clips.digits import ATTRIBUTES, COLOURS, DIRECTIONS, SPEEDS, WORDS, MovingDigit, parse_caption
+from vlfm.clips.moving_digits.language import ATTRIBUTES, COLOURS, DIRECTIONS, SPEEDS, WORDS, MovingDigit, parse_caption
 from vlfm.errors import VLFMError
 from vlfm.evaluation.generation.features import Clips, sampled
-from vlfm.evaluation.generation.stored import fill, read_fitted, save_fitted
+from vlfm.evaluation.generation.fitted import fill, read_fitted, save_fitted
 from vlfm.learning_rate import warmup_cosine
-from vlfm.words import counted
+from vlfm.progress import progress
+from vlfm.storage.fingerprints import fingerprint
+from vlfm.words import plural
 
 KIND = "digits"
 CROP = 32  # pixels a side of what the network sees
@@ -67,7 +69,7 @@ class DigitJudge:
 
         Args:
             clips: uint8 (B, N, H, W, 3).
-            captions: B of them, of the language of `vlfm.clips.digits`.
+            captions: B of them, of the language of `vlfm.clips.moving_digits.language`.
             seed: of the weights, the order and the variations; same seed and data, same judge.
 
         Raises:
@@ -167,7 +169,7 @@ class DigitJudge:
 
 def _parsed(clips: Clips, captions: Sequence[str]) -> list[tuple[MovingDigit, ...]]:
     if len(clips) != len(captions):
-        raise VLFMError(f"{counted(len(clips), 'clip')} of moving digits with {counted(len(captions), 'caption')}")
+        raise VLFMError(f"{plural(len(clips), 'clip')} of moving digits with {plural(len(captions), 'caption')}")
     try:
         return [parse_caption(caption) for caption in captions]
     except ValueError as error:

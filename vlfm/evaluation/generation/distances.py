@@ -9,7 +9,7 @@ import numpy as np
 from scipy.spatial.distance import cdist, pdist
 
 from vlfm.errors import VLFMError
-from vlfm.words import counted
+from vlfm.words import plural
 
 CHUNK = 1024  # rows of a matrix of distances at once
 
@@ -36,7 +36,7 @@ def frechet(real: np.ndarray, generated: np.ndarray, components: int | None = No
     dims, samples = real.shape[1], min(len(real), len(generated))
     if samples <= dims:
         raise VLFMError(
-            f"a Fréchet distance in {counted(dims, 'dimension')} needs more clips than that on each side, and there "
+            f"a Fréchet distance in {plural(dims, 'dimension')} needs more clips than that on each side, and there "
             f"are {samples}; give more clips, or components={max(1, samples // 4)}"
         )
     return frechet_distance(real, generated)
@@ -79,7 +79,7 @@ def precision_recall(real: np.ndarray, generated: np.ndarray, k: int = 3) -> tup
     real, generated = _checked(real, generated)
     if min(len(real), len(generated)) <= k:
         raise VLFMError(
-            f"precision and recall with k = {k} need more than {counted(k, 'clip')} in each set, and there are "
+            f"precision and recall with k = {k} need more than {plural(k, 'clip')} in each set, and there are "
             f"{len(real)} real and {len(generated)} generated ones"
         )
     return _inside(generated, real, k), _inside(real, generated, k)

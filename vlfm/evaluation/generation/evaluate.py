@@ -8,19 +8,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vlfm.artifacts import write_json
 from vlfm.clips.shards import read_clips
-from vlfm.evaluation.experiments.common import Row, Run, spread, watched, write_table
-from vlfm.evaluation.generation import shown, sources
+from vlfm.evaluation.generation import examples, sources
 from vlfm.evaluation.generation.copying import TrainingClips, pixel_vectors
 from vlfm.evaluation.generation.judges import load_judges
 from vlfm.evaluation.generation.prompts import Prompt, Sample, embeddings_of
+from vlfm.evaluation.generation.resumable import Made, Method, Workshop
 from vlfm.evaluation.generation.scoring import Reference, score
 from vlfm.evaluation.generation.sources import Video
-from vlfm.evaluation.generation.workshop import Made, Method, Workshop
-from vlfm.latents import pieces
-from vlfm.media import write_png
+from vlfm.progress import with_progress
+from vlfm.run import Run, spread
 from vlfm.splits import LABELS, TEST, TRAIN
+from vlfm.storage import unfinished
+from vlfm.storage.files import write_json
+from vlfm.storage.pictures import write_png
+from vlfm.storage.tables import Row, write_table
 
 SETTINGS = (
     "generation",
@@ -72,17 +74,17 @@ def evaluate_generation(run: Run, output: Path) -> None:
         clips=[prompt.true for prompts in asked.values() for prompt in prompts],
     )
     partial = folder / f".partial-{identity}"
-    with pieces.disk_may_be_full(partial):
+    with unfinished.disk_may_be_full(partial):
         partial.mkdir(parents=True, exist_ok=True)
         training = _training(sample, partial)
         parts = []
         for split, prompts in asked.items():
-            films = spread(prompts, shown.CAPTIONS[split] if len(asked) > 1 else max(shown.CAPTIONS.values()))
+            films = spread(prompts, examples.CAPTIONS[split] if len(asked) > 1 else max(examples.CAPTIONS.values()))
             parts.append(_evaluate_split(run, Workshop(judges, folder, partial, split, films), prompts, training))
         rows = [row for part in parts for row in part.rows]
         groups = [group for part in parts for group in part.groups]
         write_table(output / "generation.csv", rows)
-        write_png(folder / "sheet.png", shown.sheet([strips for part in parts for strips in part.strips]))
+        write_png(folder / "sheet.png", examples.sheet([strips for part in parts for strips in part.strips]))
         names = {video["file"] for group in groups for video in group["videos"]}
         for path in folder.glob("*.mp4"):
             if path.name not in names:
@@ -105,13 +107,13 @@ class _Part:
 def _training(sample: Sample, partial: Path) -> TrainingClips | None:
     """The training clips as pixels, and what is usual between them; None with fewer than two."""
     vectors, captions = [], []
-    for shard, ids in watched(sample.training.items(), "training clips"):
+    for shard, ids in with_progress(sample.training.items(), "training clips"):
         path = partial / f"training-{shard}.safetensors"
         if not path.exists():
             clips = read_clips(sample.run.results / "clips" / f"{shard}.tar", set(ids))
             seen = [pixel_vectors([clip.frames], aligned=True) for clip in clips]
-            pieces.save(path, {"pixels": torch.from_numpy(np.concatenate(seen))})
-        vectors.append(pieces.load(path, "pixels")["pixels"].numpy())
+            unfinished.save(path, {"pixels": torch.from_numpy(np.concatenate(seen))})
+        vectors.append(unfinished.load(path, "pixels")["pixels"].numpy())
         store = sample.run.stores[shard]
         told = dict(zip(store.clip_ids, store.captions, strict=True))
         captions += [told[clip_id] for clip_id in ids]
@@ -131,7 +133,7 @@ def _evaluate_split(run: Run, shop: Workshop, prompts: Sequence[Prompt], trainin
         for number, place in enumerate(prompt.nearest[: settings.seeds])
     ]
     true = Method("true", sources.true(run), clips, films=1)
-    main = Method("generated", sources.generated(run), wanted, run.model, films=shown.VIDEOS)
+    main = Method("generated", sources.generated(run), wanted, run.model, films=examples.VIDEOS)
     truth, made = shop.make(true), shop.make(main)
     captions = tuple(prompt.caption for prompt in prompts)
     reference = Reference(truth.viewed, training, captions, embeddings_of(prompts))
@@ -191,8 +193,8 @@ def _films(
             }
             for method, number, _ in found
         ]
-        mine = np.array([caption == prompt.caption for caption in viewed.captions]) & (numbers < shown.VIDEOS)
-        note = shown.note(viewed.right[mine])
+        mine = np.array([caption == prompt.caption for caption in viewed.captions]) & (numbers < examples.VIDEOS)
+        note = examples.note(viewed.right[mine])
         groups.append({"split": shop.split, "title": prompt.caption, "videos": videos, "note": note})
         strips.append((prompt.caption, [strip for _, _, strip in found]))
     return groups, strips

@@ -12,8 +12,10 @@ import numpy as np
 import torch
 
 from vlfm import config as configs
-from vlfm.artifacts import fingerprint, progress, read_json, write_json
-from vlfm.clips.digits import parse_caption
+from vlfm.captions.encoders import CaptionEmbeddings
+from vlfm.captions.load import caption_encoder_fingerprint, load_caption_encoder
+from vlfm.captions.pooling import mean_embedding
+from vlfm.clips.moving_digits.language import parse_caption
 from vlfm.clips.shards import read_captions, read_clips
 from vlfm.errors import VLFMError
 from vlfm.evaluation.generation.digits import TRAINING_FRAMES, DigitJudge
@@ -22,9 +24,9 @@ from vlfm.evaluation.generation.pretrained import PretrainedFeatures
 from vlfm.evaluation.generation.sampling import enough_shards, sampled_clips
 from vlfm.evaluation.generation.scoring import Judges
 from vlfm.evaluation.generation.trained import FeatureSettings, TrainedFeatures
-from vlfm.latents.load import caption_encoder_fingerprint, load_caption_encoder
-from vlfm.latents.text import CaptionEmbeddings
-from vlfm.pooling import mean_embedding
+from vlfm.progress import progress
+from vlfm.storage.files import read_json, write_json
+from vlfm.storage.fingerprints import fingerprint
 
 TRAINED = "trained"  # generation.features, where they are no model's
 SETTINGS = ("clips.fps", "clips.size", "clips.image", "clips.decoder", "generation.features", "seed")

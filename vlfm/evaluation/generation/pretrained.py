@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from vlfm.artifacts import fingerprint, read_json
 from vlfm.errors import VLFMError
 from vlfm.evaluation.generation.features import Clips, prepared
-from vlfm.latents.weights import fingerprint_folder, load_network, locate
+from vlfm.storage.files import read_json
+from vlfm.storage.fingerprints import fingerprint
+from vlfm.weights import fingerprint_folder, load_network, locate
 
 PROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json")
 # Of ImageNet, in [0, 1]: what video networks are trained with unless their folder says otherwise.
@@ -26,7 +27,7 @@ class PretrainedFeatures:
     the colours are those of the folder's processor, read without torchvision.
 
     Args:
-        model: a folder with safetensors weights, or a hub id; see `vlfm.latents.weights.locate`.
+        model: a folder with safetensors weights, or a hub id; see `vlfm.weights.locate`.
         device: where the network runs.
         key: what named the model, for messages.
         batch_size: clips at once.

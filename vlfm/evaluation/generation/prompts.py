@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from vlfm.evaluation.experiments.common import Run, spread
+from vlfm.captions.encoders import CaptionEmbeddings
+from vlfm.captions.pooling import mean_embedding
 from vlfm.evaluation.generation.judges import one_token
 from vlfm.evaluation.generation.sampling import enough_shards, sampled_clips
 from vlfm.latents.store import LatentStore
-from vlfm.latents.text import CaptionEmbeddings
-from vlfm.pooling import mean_embedding
+from vlfm.run import Run, spread
 from vlfm.splits import TRAIN
 
 NEAREST = 64  # training clips of the nearest caption, at most

@@ -9,7 +9,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from vlfm.clips.digits import ATTRIBUTES
+from vlfm.captions.encoders import CaptionEmbeddings
+from vlfm.clips.moving_digits.language import ATTRIBUTES
 from vlfm.errors import VLFMError
 from vlfm.evaluation.generation.copying import TrainingClips, pixel_vectors
 from vlfm.evaluation.generation.digits import DigitJudge
@@ -18,8 +19,7 @@ from vlfm.evaluation.generation.features import Clips, VideoFeatures
 from vlfm.evaluation.generation.sharpness import sharpness
 from vlfm.evaluation.generation.trained import TrainedFeatures
 from vlfm.evaluation.metrics import mean_interval
-from vlfm.latents.text import CaptionEmbeddings
-from vlfm.words import counted
+from vlfm.words import plural
 
 COMPONENTS = 32  # directions of the features that the Fréchet distance is measured in: 128 clips are enough
 NEIGHBOURS = 3  # of precision and recall
@@ -109,7 +109,7 @@ class Judges:
             VLFMError: if there is not one caption a clip, or one that the judge of moving digits does not read.
         """
         if len(clips) != len(captions) or not len(clips):
-            raise VLFMError(f"{counted(len(clips), 'clip')} to be judged with {counted(len(captions), 'caption')}")
+            raise VLFMError(f"{plural(len(clips), 'clip')} to be judged with {plural(len(captions), 'caption')}")
         none = np.zeros((len(clips), 0), dtype=bool)
         return Viewed(
             tuple(captions),

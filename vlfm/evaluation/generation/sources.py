@@ -14,12 +14,12 @@ import torch
 from vlfm.clips.shards import DecodedClip, read_clips
 from vlfm.coefficients.shards import read_shard
 from vlfm.errors import VLFMError
-from vlfm.evaluation.experiments.common import Run
 from vlfm.evaluation.generation.prompts import Place, Prompt
-from vlfm.evaluation.render import caption_noise, rate_times
 from vlfm.flow.projection import reconstruct
-from vlfm.latents.frames import to_uint8
+from vlfm.frames import to_uint8
 from vlfm.model.flow_model import FlowModel
+from vlfm.model.rendering import caption_noise, rate_times
+from vlfm.run import Run
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,12 +16,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from vlfm.artifacts import fingerprint, progress
+from vlfm.captions.encoders import CaptionEmbeddings
 from vlfm.errors import VLFMError
 from vlfm.evaluation.generation.features import Clips, prepared
-from vlfm.evaluation.generation.stored import fill, read_fitted, save_fitted
-from vlfm.latents.text import CaptionEmbeddings
+from vlfm.evaluation.generation.fitted import fill, read_fitted, save_fitted
 from vlfm.learning_rate import warmup_cosine
+from vlfm.progress import progress
+from vlfm.storage.fingerprints import fingerprint
 
 KIND = "features"
 CHUNK = 256  # clips at once outside training

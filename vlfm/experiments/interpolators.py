@@ -1,0 +1,142 @@
+"""Ways to make frames between given frames, all called alike, for the table that ranks them honestly.
+
+A baseline is `(frames (N, 3, H, W) in [−1, 1], times (N,), instants (K,)) → (K, 3, H, W)`. Times are the true ones,
+seconds, strictly increasing and not assumed equispaced; outside their span the first or the last frame holds.
+"""
+
+import math
+import subprocess
+from collections.abc import Callable
+
+import imageio_ffmpeg
+import numpy as np
+import torch
+
+from vlfm.decoders.base import VisualDecoder
+from vlfm.errors import VLFMError
+from vlfm.frames import to_tensor, to_uint8
+from vlfm.video.weights import path_weights
+
+Baseline = Callable[[torch.Tensor, np.ndarray, np.ndarray], torch.Tensor]
+
+DECODED = " + decoder"
+SMALLEST = 32  # pixels: below, minterpolate finds no room for its blocks
+FINEST = 32  # instants between two frames, at most, that minterpolate is asked for
+
+
+def combine(weights: np.ndarray, values: torch.Tensor) -> torch.Tensor:
+    """`weights @ values`: (K, N) and (N, *shape) → (K, *shape), in the values' dtype."""
+    matrix = torch.as_tensor(np.array(weights), dtype=values.dtype, device=values.device)
+    return (matrix @ values.reshape(len(values), -1)).reshape(len(matrix), *values.shape[1:])
+
+
+def on_pixels(kind: str, order: int = 5, ridge: float = 0.0) -> Baseline:
+    """The path `kind` (see `path_weights`) straight on the pixels, clipped to [−1, 1]."""
+
+    def baseline(frames: torch.Tensor, times: np.ndarray, instants: np.ndarray) -> torch.Tensor:
+        return combine(path_weights(kind, times, instants, order, ridge), frames).clamp(-1, 1)
+
+    return baseline
+
+
+def in_latents(
+    kind: str, decoder: VisualDecoder, inverted: bool = False, order: int = 5, ridge: float = 0.0
+) -> Baseline:
+    """The path `kind` through the latents of the frames, decoded.
+
+    Args:
+        decoder: any. inverted: through `invert` and `generate` (the paper's latents), not the autoencoder alone.
+    """
+    encode, decode = (decoder.invert, decoder.generate) if inverted else (decoder.encode, decoder.decode)
+
+    def baseline(frames: torch.Tensor, times: np.ndarray, instants: np.ndarray) -> torch.Tensor:
+        latents = combine(path_weights(kind, times, instants, order, ridge), encode(frames))
+        return decode(latents).to(frames)
+
+    return baseline
+
+
+def decoded(baseline: Baseline, decoder: VisualDecoder, inverted: bool = False) -> Baseline:
+    """A baseline's frames after a round trip through the decoder: what it would score if it had the decoder's loss."""
+    encode, decode = (decoder.invert, decoder.generate) if inverted else (decoder.encode, decoder.decode)
+
+    def round_trip(frames: torch.Tensor, times: np.ndarray, instants: np.ndarray) -> torch.Tensor:
+        return decode(encode(baseline(frames, times, instants))).to(frames)
+
+    return round_trip
+
+
+def minterpolate(frames: torch.Tensor, times: np.ndarray, instants: np.ndarray) -> torch.Tensor:
+    """ffmpeg's motion-compensated interpolation (`minterpolate`, mci, its defaults otherwise) in yuv444p.
+
+    It knows frame rates, not times: the frames must lie at a constant rate and the instants on a grid that divides
+    it. To compare it on irregular clips, give it nominal times, and say so.
+
+    Raises:
+        VLFMError: for times more than 1 % of the interval off a constant rate, instants that no grid of 32 steps
+            between two frames holds, pictures below 32 pixels, or when ffmpeg fails.
+    """
+    times, instants = np.asarray(times, dtype=np.float64), np.asarray(instants, dtype=np.float64)
+    count, _, height, width = frames.shape
+    if min(height, width) < SMALLEST:
+        raise VLFMError(f"minterpolate needs pictures of {SMALLEST} pixels or more; they are {width}×{height}")
+    if count < 2:
+        return frames[:1].expand(len(instants), -1, -1, -1).clone()
+    step = (times[-1] - times[0]) / (count - 1)
+    if not step > 0 or np.abs(times - times[0] - step * np.arange(count)).max() > 0.01 * step:
+        raise VLFMError(
+            "minterpolate assumes a constant frame rate, and these frames are not equally far apart; leave it out "
+            "here, or give it nominal times"
+        )
+    place = (np.clip(instants, times[0], times[-1]) - times[0]) / step
+    for finer in range(1, FINEST + 1):
+        index = np.round(place * finer).astype(int)
+        if np.abs(place * finer - index).max(initial=0) <= 0.01 * finer:
+            break
+    else:
+        raise VLFMError(f"minterpolate: the instants lie on no grid of {FINEST} steps or fewer between two frames")
+    if finer == 1:
+        return frames[index].clone()
+    # It holds two frames back at the end: the last is repeated so that they come out.
+    given = to_uint8(torch.cat([frames, frames[-1:], frames[-1:]]))
+    command = [
+        *(imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-v", "error"),
+        *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-framerate", "24", "-i", "pipe:0"),
+        *("-vf", f"format=yuv444p,minterpolate=fps={24 * finer}:mi_mode=mci", "-fps_mode", "passthrough"),
+        *("-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"),
+    ]
+    done = subprocess.run(command, input=np.ascontiguousarray(given).tobytes(), capture_output=True)
+    made = np.frombuffer(done.stdout, np.uint8)
+    needed = (count - 1) * finer + 1
+    if done.returncode or made.size < needed * math.prod(given.shape[1:]):
+        said = done.stderr.decode(errors="replace").strip()[-300:]
+        raise VLFMError(f"ffmpeg's minterpolate gave too few frames or failed ({said}); leave it out here")
+    made = made.reshape(-1, *given.shape[1:])[index]
+    exact = index % finer == 0
+    result = to_tensor(np.ascontiguousarray(made)).to(frames)
+    # Given frames come back through yuv: they are taken as given, as every other baseline has them.
+    result[exact] = frames[index[exact] // finer]
+    return result
+
+
+def baselines(
+    decoder: VisualDecoder, inverted: bool = False, order: int = 5, ridge: float = 0.0
+) -> dict[str, Baseline]:
+    """All of them by name: on pixels, on pixels after a decoder round trip, and in the decoder's latents."""
+    pixels: dict[str, Baseline] = {
+        "repeat": on_pixels("repeat"),
+        "nearest": on_pixels("nearest"),
+        "blend": on_pixels("linear"),
+        "minterpolate": minterpolate,
+    }
+    latents = {
+        "latent linear": "linear",
+        "latent cubic": "cubic",
+        "polynomial": "polynomial",
+        "hybrid": "hybrid",
+    }
+    return {
+        **pixels,
+        **{name + DECODED: decoded(baseline, decoder, inverted) for name, baseline in pixels.items()},
+        **{name: in_latents(kind, decoder, inverted, order, ridge) for name, kind in latents.items()},
+    }

@@ -1,0 +1,1 @@
+"""What every stage shares on disk. No pickle is ever written or read."""

@@ -1,0 +1,74 @@
+"""Files that are there whole or not at all: atomic writes, and JSON."""
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vlfm.errors import VLFMError
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it takes the final name only if the block succeeds.
+
+    The suffix is kept, so that writers that look at it behave. The file is flushed to disk before it is
+    renamed: after a crash there is the old file, the new file or none, never half of one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())
+        # Some libraries (safetensors) give files to their owner alone; results are shared on clusters.
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """The process's file mode mask, which can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Write `data` to `path`, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def remove_partial(partial: Path) -> None:
+    """Remove the folder `….partial-IDENTITY` of work that is complete; with a word also those of the same work under
+    other identities, which nothing will go on with."""
+    for folder in partial.parent.glob(f"{partial.name.rpartition('-')[0]}-*"):
+        if folder != partial:
+            print(f"removing {folder}: work on this shard under other settings, never finished", file=sys.stderr)
+        shutil.rmtree(folder)
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write `value` as readable JSON, atomically."""
+    write_bytes(path, (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        VLFMError: if there is no such file or it is not JSON, naming it.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise VLFMError(f"{path} is missing: the stage that writes it has not run here") from None
+    except ValueError as error:
+        raise VLFMError(f"{path} is not valid JSON ({error}); remove it and run the rule again") from error

@@ -1,0 +1,90 @@
+"""Webdataset shards: tar files of samples, each a few members of one key."""
+
+import contextlib
+import tarfile
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vlfm.errors import VLFMError
+from vlfm.storage.files import atomic_path
+
+MEMBERS = ("png", "jpg", "json", "txt", "npy")
+
+
+def write_tar(path: Path | str, samples: Iterable[Mapping[str, Any]]) -> int:
+    """Write a webdataset shard atomically; the same samples give the same bytes.
+
+    Args:
+        samples: mappings with `__key__` and members `EXTENSION: bytes`; extensions end in one of `MEMBERS`.
+
+    Returns:
+        How many samples were written.
+    """
+    import webdataset
+
+    count = 0
+    with atomic_path(path) as temporary:
+        writer = webdataset.TarWriter(str(temporary), encoder=False, mtime=0, user="vlfm", group="vlfm", mode=0o644)
+        with contextlib.closing(writer):
+            for sample in samples:
+                writer.write({key: sample[key] for key in ["__key__", *sorted(sample.keys() - {"__key__"})]})
+                count += 1
+    return count
+
+
+@contextlib.contextmanager
+def open_tar(path: Path | str) -> Iterator[tuple[tarfile.TarFile, Iterator[tuple[str, str, tarfile.TarInfo]]]]:
+    """Open a webdataset shard: yield it and its members as (key, extension, header), each checked as it comes.
+
+    Raises:
+        VLFMError: on a damaged tar, a member that is no plain file, or one whose type is not in `MEMBERS`
+            (a pickle, for example): the message names shard and member.
+    """
+    try:
+        with tarfile.open(path, "r:") as tar:
+            yield tar, _checked_members(tar, path)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise damaged_tar(path, error) from error
+
+
+def _checked_members(tar: tarfile.TarFile, path: Path | str) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
+    for member in tar:
+        key, _, extension = member.name.partition(".")
+        if not member.isfile() or member.issparse() or extension.rsplit(".", 1)[-1] not in MEMBERS:
+            raise VLFMError(
+                f"{path}: member {member.name!r} is not one of {', '.join(MEMBERS)}; "
+                "the shard was not written by this pipeline and is not read further"
+            )
+        yield key, extension, member
+    tar.fileobj.seek(tar.offset)  # tarfile takes a cut archive for its end, if the cut is in a header
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("it is cut short")
+
+
+def damaged_tar(path: Path | str, why: object) -> VLFMError:
+    """What to raise for a shard that cannot be read."""
+    return VLFMError(f"{path} is damaged ({why}); remove it and run its rule again")
+
+
+def read_tar(path: Path | str, only: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the samples of a webdataset shard as `{"__key__": str, EXTENSION: bytes}`.
+
+    Args:
+        only: keys of the samples that are wanted; of others no more than the headers is read.
+
+    Raises:
+        VLFMError: as `open_tar` does.
+    """
+    sample: dict[str, Any] = {}
+    with open_tar(path) as (tar, members):
+        for key, extension, member in members:
+            if only is not None and key not in only:
+                continue
+            if sample and sample["__key__"] != key:
+                yield sample
+                sample = {}
+            sample["__key__"] = key
+            sample[extension] = tar.extractfile(member).read()
+    if sample:
+        yield sample

@@ -1,0 +1,70 @@
+"""From a CSV to decoded clips."""
+
+from pathlib import Path
+
+from vlfm.commands.options import PLAN, Commands, add_path, read_config
+
+
+def add(commands: Commands) -> None:
+    """Declare them."""
+    commands.add(
+        "make-digits",
+        _make_digits,
+        "draw the clips of moving digits, where clips.index asks for them",
+        output="results/clips/digits/digits.csv",
+    )
+    commands.add(
+        "index",
+        _index,
+        "read the CSV of clips, cut long rows, plan the shards",
+        manifest="results/clips/manifest.parquet",
+        ledger="results/clips/index.ledger.parquet",
+        plan=PLAN,
+    )
+    decode = commands.add(
+        "decode",
+        _decode,
+        "download and decode one shard of clips",
+        manifest="results/clips/manifest.parquet",
+        sources="results/clips/sources",
+    )
+    decode.add_argument("--shard", required=True, help="its number in the plan")
+    add_path(decode, "output")
+    add_path(decode, "ledger")
+    split = commands.add("split", _split, "make a CSV of windows from videos, to be captioned")
+    split.add_argument("videos", nargs="+", type=Path, help="video files or folders of them")
+    split.add_argument("-o", "--output", type=Path, required=True)
+
+
+def _make_digits(arguments):
+    from vlfm.clips.moving_digits.videos import make_digits
+
+    config = read_config(arguments)
+    make_digits(config.clips, config.seed, arguments.output)
+
+
+def _index(arguments):
+    from vlfm.clips.index import build_index
+
+    config = read_config(arguments)
+    build_index(config.clips, arguments.manifest, arguments.ledger, arguments.plan)
+
+
+def _decode(arguments):
+    from vlfm.clips.decode import decode_shard
+
+    config = read_config(arguments)
+    decode_shard(
+        config.clips,
+        arguments.manifest,
+        int(arguments.shard),
+        arguments.output,
+        arguments.ledger,
+        arguments.sources,
+    )
+
+
+def _split(arguments):
+    from vlfm.clips.split_videos import split_video
+
+    split_video(arguments.videos, arguments.output, read_config(arguments).clips)

@@ -1,0 +1,65 @@
+"""From decoded clips to latents and coefficients."""
+
+from vlfm.commands.options import PLAN, Commands, add_path, plan_training_shards, read_config, start_device
+
+
+def add(commands: Commands) -> None:
+    """Declare them."""
+    commands.add(
+        "prepare-decoder",
+        _prepare_decoder,
+        "train or find the visual decoder",
+        device=True,
+        clips="results/clips",
+        plan=PLAN,
+        output="results/decoder",
+    )
+    invert = commands.add(
+        "invert", _invert, "invert one shard of clips to latents", device=True, decoder="results/decoder"
+    )
+    for name in ("clips", "output", "ledger"):
+        add_path(invert, name)
+    commands.add(
+        "empty-caption",
+        _empty_caption,
+        "embed the empty caption, for dropout and guidance",
+        device=True,
+        output="results/captions/empty.safetensors",
+    )
+    project = commands.add("project", _project, "project one shard of latents on Legendre polynomials", device=True)
+    for name in ("latents", "output", "moments", "ledger"):
+        add_path(project, name)
+
+
+def _prepare_decoder(arguments):
+    from vlfm.decoders.prepare import prepare_decoder
+
+    shards = [arguments.clips / f"{shard}.tar" for shard in plan_training_shards(arguments)]
+    prepare_decoder(read_config(arguments), shards, arguments.output, start_device(arguments))
+
+
+def _invert(arguments):
+    from vlfm.latents.invert import invert_shard
+
+    invert_shard(
+        read_config(arguments),
+        arguments.clips,
+        arguments.decoder,
+        arguments.output,
+        arguments.ledger,
+        start_device(arguments),
+    )
+
+
+def _empty_caption(arguments):
+    from vlfm.captions.encoders import write_empty_caption
+    from vlfm.captions.load import load_caption_encoder
+
+    write_empty_caption(arguments.output, load_caption_encoder(read_config(arguments), start_device(arguments)))
+
+
+def _project(arguments):
+    from vlfm.coefficients.project import project_shard
+
+    start_device(arguments)
+    project_shard(read_config(arguments), arguments.latents, arguments.output, arguments.moments, arguments.ledger)

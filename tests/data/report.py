@@ -113,7 +113,9 @@ def write_generation(folder, splits=("test", "train"), captions=2, read=True):
             rows.append({**about, "captions": captions, "clips": 6, **row, "seconds": evaluations and 0.25})
         for index in range(captions):
             labels = ("true", "video 1", "video 2", "video 3")
-            videos = [{"label": label, "file": f"{split}{index}_{place}.mp4"} for place, label in enumerate(labels)]
+            videos = [
+                {"label": label, "file": f"{split}{index}_{place}.mp4", "fps": 8} for place, label in enumerate(labels)
+            ]
             for place, video in enumerate(videos):
                 write_mp4(folder / "generation" / video["file"], moving((3 * index + place) % 4, 8, 24), 8)
             note = "Read otherwise in 2: digit." if read else ""

@@ -92,7 +92,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from vlfm import artifacts, config
+from vlfm import config
 from vlfm.latents import invert, store
 
 folder, point = Path(sys.argv[1]), sys.argv[2]

@@ -394,3 +394,29 @@ def test_picture_says_which_video_is_gone(run, tmp_path):
     write_json(tmp_path / "eval" / "videos" / "index.json", index)
     with pytest.raises(VLFMError, match=r"gone\.mp4"):
         write_picture(tmp_path, tmp_path / "picture.png", 24.0)
+
+
+def test_moving_picture_shows_held_out_captions(tmp_path):
+    write_generation(tmp_path / "eval")
+    write_picture(tmp_path, tmp_path / "picture.gif", 8.0)
+    with Image.open(tmp_path / "picture.gif") as image:
+        assert image.n_frames == 8 and image.info["duration"] == 120 and image.info["loop"] == 0  # GIF counts in 10 ms
+        assert image.width > 2 * 4 * 96
+        frames = []
+        for place in range(image.n_frames):
+            image.seek(place)
+            frames.append(np.asarray(image.convert("RGB")).astype(int))
+    title, rest = frames[0][:16], frames[0][20:110]
+    assert (title < 100).any() and np.abs(frames[4][20:110] - rest).max() > 100  # it is titled, and it moves
+    assert np.abs(frames[4][:16] - title).max() < 10
+
+
+def test_a_picture_of_another_kind_is_refused(tmp_path):
+    with pytest.raises(VLFMError, match=r"\.png, or in \.gif"):
+        write_picture(tmp_path, tmp_path / "picture.jpg", 8.0)
+
+
+def test_videos_have_posters(page):
+    videos = Page(page).all("video")
+    assert videos and all(video["poster"].startswith("data:image/webp;base64,") for video in videos)
+    assert len({video["poster"] for video in videos}) > 1

@@ -77,7 +77,11 @@ def add(commands: Commands) -> None:
         results="results",
         output="results/report/index.html",
     )
-    report.add_argument("--picture", type=Path, help="write this PNG of a few clips instead, for a README")
+    report.add_argument(
+        "--picture",
+        type=Path,
+        help="write a picture of a few clips instead, for a README: .png, or .gif of captions' videos, which moves",
+    )
     ledger = commands.add("ledger", _ledger, "say what happened to every clip, stage by stage", results="results")
     ledger.add_argument("--bad", action="store_true", help="list the bad clips with their reasons")
 

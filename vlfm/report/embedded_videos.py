@@ -10,8 +10,10 @@ import numpy as np
 from PIL import Image
 
 from vlfm.errors import VLFMError
+from vlfm.run import spread
 
 SHEETS = 6  # clips whose every frame is shown as a picture too
+POSTER_QUALITY = 50  # of WebP, of 100: it is seen for a moment
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,14 @@ class Film:
         label: what it shows.
         sources: frame rate → the id of a video in the page; or "" → the only one.
         width, height: pixels.
+        poster: its first frame as a data URI, seen until scripts put the video there.
     """
 
     label: str
     sources: dict[str, str]
     width: int
     height: int
+    poster: str
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,10 @@ class Library:
         Raises:
             VLFMError: if one is missing or is no video.
         """
-        width, height = _size(next(iter(paths.values())))
-        return Film(label, {rate: self._put(path) for rate, path in paths.items()}, width, height)
+        frame = _first_frame(next(iter(paths.values())))
+        height, width = frame.shape[:2]
+        poster = self.picture(_webp(Image.fromarray(frame), POSTER_QUALITY), "image/webp")
+        return Film(label, {rate: self._put(path) for rate, path in paths.items()}, width, height, poster)
 
     def picture(self, content: bytes, kind: str) -> str:
         """A picture as a data URI."""
@@ -101,13 +107,6 @@ def cost(paths: list[Path]) -> int:
         ) from None
 
 
-def spread(items: list, limit: int) -> list:
-    """At most `limit` of the items, evenly spaced, in order."""
-    if len(items) <= limit:
-        return list(items)
-    return [items[index] for index in np.linspace(0, len(items) - 1, limit).round().astype(int)]
-
-
 def spread_that_fits(items: list, costs: list[int], room: int) -> list:
     """As many items as fit, evenly spaced; one at least, whatever it takes."""
     places = list(range(len(items)))
@@ -124,23 +123,28 @@ def sheet(path: Path) -> bytes:
     Raises:
         VLFMError: if it is missing or damaged.
     """
-    content = BytesIO()
     try:
         with Image.open(path) as image:
-            image.convert("RGB").save(content, "WEBP", quality=72, method=4)
+            return _webp(image.convert("RGB"), 72)
     except OSError as error:
         raise VLFMError(f"the picture {path} cannot be read ({error}); run `vlfm evaluate` again") from None
+
+
+def _webp(image: Image.Image, quality: int) -> bytes:
+    content = BytesIO()
+    image.save(content, "WEBP", quality=quality, method=4)
     return content.getvalue()
 
 
-def _size(path: Path) -> tuple[int, int]:
+def _first_frame(path: Path) -> np.ndarray:
+    """uint8 (H, W, 3)."""
     video = cv2.VideoCapture(str(path))
     try:
-        width, height = (int(video.get(name)) for name in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        there, frame = video.read()
     finally:
         video.release()
-    if width <= 0 or height <= 0:
+    if not there:
         raise VLFMError(
             f"{path} is not a video that can be read; remove the index.json beside it and run its rule again"
         )
-    return width, height
+    return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)

@@ -1,4 +1,4 @@
-"""A picture of a run for a README: true frames above generated ones, a few clips."""
+"""A picture of a run for a README: a few clips, true frames and generated ones; still or moving."""
 
 from pathlib import Path
 
@@ -7,15 +7,77 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vlfm.errors import VLFMError
-from vlfm.report.embedded_videos import spread
-from vlfm.storage.files import read_json
+from vlfm.run import spread
+from vlfm.splits import TEST
+from vlfm.storage.files import atomic_path, read_json
 from vlfm.storage.pictures import write_png
 
 CLIPS, FRAMES, COLOURS = 6, 4, 64
 GAP, TITLE, LABEL, SIDE = 2, 18, 70, 96  # pixels
+CAPTIONS, VIDEOS = 6, 4  # of a moving picture: captions, and videos of each beside the true clip
 
 
 def write_picture(results: Path, output: Path, fps: float) -> None:
+    """Write a picture of a finished run: a GIF of videos of captions, or a PNG of clips.
+
+    Raises:
+        VLFMError: for another ending than `.png` and `.gif`; as `write_still` and `write_moving` do.
+    """
+    ending = output.suffix.lower()
+    if ending not in (".png", ".gif"):
+        raise VLFMError(f"--picture {output}: a picture ends in .png, or in .gif, which moves")
+    if ending == ".gif":
+        write_moving(results, output)
+    else:
+        write_still(results, output, fps)
+    with Image.open(output) as picture:
+        print(f"{output}: {picture.width}×{picture.height} pixels, {output.stat().st_size / 1000:.0f} kB")
+
+
+def write_moving(results: Path, output: Path) -> None:
+    """Write a GIF of what was made of captions, two captions side by side: a true clip, and videos beside it.
+
+    Held-out captions where there are such.
+
+    Raises:
+        VLFMError: if the run has no videos of captions.
+    """
+    folder = results / "eval" / "generation"
+    groups = read_json(folder / "index.json")["groups"]
+    groups = [group for group in groups if group["split"] == TEST] or groups
+    if not groups:
+        raise VLFMError(f"{folder} holds no video; run `vlfm evaluate-generation`")
+    blocks, rates = [], []
+    for group in spread(groups, CAPTIONS):
+        videos = group["videos"][: VIDEOS + 1]
+        blocks.append(_moving_block(group["title"], [_frames(folder / video["file"]) for video in videos]))
+        rates.append(videos[0]["fps"])
+    count = min(map(len, blocks))
+    pictures = [_two_columns([block[place] for block in blocks]) for place in range(count)]
+    # One palette, of all frames: colours do not flicker.
+    palette = Image.fromarray(np.concatenate([np.asarray(picture) for picture in pictures])).quantize(COLOURS)
+    first, *others = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
+    with atomic_path(output) as temporary:
+        first.save(temporary, save_all=True, append_images=others, duration=1000 / rates[0], loop=0, optimize=False)
+
+
+def _moving_block(title: str, clips: list[np.ndarray]) -> list[Image.Image]:
+    """A caption, and below it clips side by side, the true one set apart: a picture for each frame."""
+    height, width = clips[0].shape[1:3]
+    height, width = round(height * SIDE / max(height, width)), round(width * SIDE / max(height, width))
+    apart = 8
+    frames = []
+    for place in range(min(map(len, clips))):
+        block = Image.new("RGB", (len(clips) * (width + GAP) + apart, TITLE + height + 10), "white")
+        _write_title(block, title)
+        for column, clip in enumerate(clips):
+            frame = Image.fromarray(clip[place]).resize((width, height), Image.Resampling.LANCZOS)
+            block.paste(frame, (column * (width + GAP) + apart * (column > 0), TITLE))
+        frames.append(block)
+    return frames
+
+
+def write_still(results: Path, output: Path, fps: float) -> None:
     """Write a PNG of clips spread over a finished run, two side by side: true frames above those generated from the
     caption, at the clips' own rate `fps`, evenly spaced in time. Few colours: it is for a page of text.
 
@@ -27,6 +89,11 @@ def write_picture(results: Path, output: Path, fps: float) -> None:
     if not clips:
         raise VLFMError(f"{folder} holds no video at the clips' own rate; add {fps:g} to evaluation.fps")
     blocks = [_block(folder, clip, f"{fps:g}") for clip in spread(clips, CLIPS)]
+    picture = _two_columns(blocks)
+    write_png(output, picture.quantize(COLOURS, dither=Image.Dither.NONE))
+
+
+def _two_columns(blocks: list[Image.Image]) -> Image.Image:
     columns = min(2, len(blocks))
     lines = [blocks[start : start + columns] for start in range(0, len(blocks), columns)]
     width = max(sum(block.width for block in line) for line in lines) + 12 * (columns - 1)
@@ -38,8 +105,7 @@ def write_picture(results: Path, output: Path, fps: float) -> None:
             picture.paste(block, (left, top))
             left += block.width + 12
         top += max(block.height for block in line)
-    write_png(output, picture.quantize(COLOURS, dither=Image.Dither.NONE))
-    print(f"{output}: {picture.width}×{picture.height} pixels, {output.stat().st_size / 1000:.0f} kB")
+    return picture
 
 
 def _block(folder: Path, clip: dict, rate: str) -> Image.Image:
@@ -49,10 +115,7 @@ def _block(folder: Path, clip: dict, rate: str) -> Image.Image:
     height, width = round(height * SIDE / max(height, width)), round(width * SIDE / max(height, width))
     block = Image.new("RGB", (LABEL + FRAMES * (width + GAP), TITLE + 2 * (height + GAP) + 8), "white")
     draw, font = ImageDraw.Draw(block), ImageFont.load_default(size=12)
-    title = clip["caption"]
-    while draw.textlength(title, font) > block.width:
-        title = title.removesuffix("…")[:-1].rstrip(" ,;") + "…"
-    draw.text((0, 1), title, fill=(20, 20, 20), font=font)
+    _write_title(block, clip["caption"])
     for row, (label, frames) in enumerate(rows.items()):
         top = TITLE + row * (height + GAP)
         draw.text((0, top + height // 2 - 8), label, fill=(90, 90, 90), font=font)
@@ -60,6 +123,14 @@ def _block(folder: Path, clip: dict, rate: str) -> Image.Image:
             frame = Image.fromarray(frames[place]).resize((width, height), Image.Resampling.LANCZOS)
             block.paste(frame, (LABEL + column * (width + GAP), top))
     return block
+
+
+def _write_title(block: Image.Image, title: str) -> None:
+    """Write a caption at the top, cut where it is too long."""
+    draw, font = ImageDraw.Draw(block), ImageFont.load_default(size=12)
+    while draw.textlength(title, font) > block.width:
+        title = title.removesuffix("…")[:-1].rstrip(" ,;") + "…"
+    draw.text((0, 1), title, fill=(20, 20, 20), font=font)
 
 
 def _frames(path: Path) -> np.ndarray:

@@ -114,7 +114,7 @@ def write_report(config: configs.Config, results: Path, output: Path) -> None:
     clips = _clips(entries, scores, results / "eval" / "videos", config, library)
     rows, splits = read_rows(results), read_splits(results)
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("vlfm.evaluation", "page"),
+        loader=jinja2.PackageLoader("vlfm.report", "page"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

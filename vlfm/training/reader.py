@@ -23,7 +23,7 @@ class ShardReader:
     """An open coefficient shard.
 
     Raises:
-        VLFMError: as `vlfm.artifacts.open_tar` does.
+        VLFMError: as `vlfm.storage.tar.open_tar` does.
     """
 
     def __init__(self, path: Path):

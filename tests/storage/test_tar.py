@@ -1,0 +1,53 @@
+"""Tar shards, and what is refused."""
+
+import tarfile
+
+import pytest
+
+from vlfm.errors import VLFMError
+from vlfm.storage.tar import read_tar, write_tar
+from vlfm.training.reader import ShardReader
+
+
+def test_tar_round_trip_and_same_bytes(tmp_path):
+    samples = [{"__key__": "aa", "txt": b"1", "000.png": b"2"}, {"__key__": "bb", "json": b"{}"}]
+    for name in "xy":
+        assert write_tar(tmp_path / name, samples) == 2
+    assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
+    assert list(read_tar(tmp_path / "x")) == samples
+
+
+@pytest.mark.parametrize("name", ["aa.pkl", "aa.pickle", "aa.pyd", "aa.pth", "aa"])
+def test_foreign_members_are_refused(tmp_path, name):
+    (tmp_path / "f").write_bytes(b"x")
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        tar.add(tmp_path / "f", name)
+    with pytest.raises(VLFMError, match="is not one of"):
+        list(read_tar(tmp_path / "t.tar"))
+
+
+def test_links_in_a_tar_are_refused(tmp_path):
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        link = tarfile.TarInfo("aa.txt")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    with pytest.raises(VLFMError, match=r"aa\.txt"):
+        list(read_tar(tmp_path / "t.tar"))
+
+
+def test_sparse_files_in_a_tar_are_refused(tmp_path):
+    """Their size is what their header promises, whatever the archive holds."""
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        sparse = tarfile.TarInfo("aa.txt")
+        sparse.type = tarfile.GNUTYPE_SPARSE
+        tar.addfile(sparse)
+    for read in (lambda path: list(read_tar(path)), ShardReader):
+        with pytest.raises(VLFMError, match=r"aa\.txt"):
+            read(tmp_path / "t.tar")
+
+
+def test_a_truncated_tar_is_told(tmp_path):
+    write_tar(tmp_path / "t.tar", [{"__key__": "aa", "txt": b"1" * 5000}])
+    (tmp_path / "t.tar").write_bytes((tmp_path / "t.tar").read_bytes()[:2000])
+    with pytest.raises(VLFMError, match="damaged"):
+        list(read_tar(tmp_path / "t.tar"))

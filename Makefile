@@ -1,0 +1,17 @@
+.PHONY: install test slow lint demo
+
+install:
+	pip install -c constraints.txt -e '.[test]' pre-commit
+	pre-commit install
+
+test:
+	python -m pytest
+
+slow:
+	python -m pytest -m slow
+
+lint:
+	ruff check . && ruff format --check . && snakemake --lint
+
+demo:
+	snakemake --cores all

@@ -398,9 +398,9 @@ def test_picture_says_which_video_is_gone(run, tmp_path):
 
 def test_moving_picture_shows_held_out_captions(tmp_path):
     write_generation(tmp_path / "eval")
-    write_picture(tmp_path, tmp_path / "picture.gif", 8.0)
-    with Image.open(tmp_path / "picture.gif") as image:
-        assert image.n_frames == 8 and image.info["duration"] == 120 and image.info["loop"] == 0  # GIF counts in 10 ms
+    write_picture(tmp_path, tmp_path / "picture.webp", 8.0)
+    with Image.open(tmp_path / "picture.webp") as image:
+        assert image.n_frames == 8 and image.info["loop"] == 0
         assert image.width > 2 * 4 * 96
         frames = []
         for place in range(image.n_frames):
@@ -412,7 +412,7 @@ def test_moving_picture_shows_held_out_captions(tmp_path):
 
 
 def test_a_picture_of_another_kind_is_refused(tmp_path):
-    with pytest.raises(VLFMError, match=r"\.png, or in \.gif"):
+    with pytest.raises(VLFMError, match=r"\.png, or in \.webp"):
         write_picture(tmp_path, tmp_path / "picture.jpg", 8.0)
 
 

@@ -43,7 +43,7 @@ class EmbeddedDecoder(VisualDecoder):
     ):
         if unet is None and depth:
             raise VLFMError(
-                f"the embedded decoder has no noise predictor, which ddim.depth {depth:g} asks for: set "
+                f"the embedded decoder has no noise predictor, which inversion.depth {depth:g} asks for: set "
                 "inversion.depth to 0, or decoder.embedded.steps above 0 and run `vlfm prepare-decoder` again"
             )
         self.autoencoder = autoencoder.eval().requires_grad_(False)

@@ -136,7 +136,7 @@ class StableDiffusionDecoder(PromptedDecoder):
         walked = walked_steps(self.steps, self.depth)
         if len(null_text) != walked:
             raise VLFMError(
-                f"the null text is of {len(null_text)} steps, ddim.steps is {self.steps} and ddim.depth "
+                f"the null text is of {len(null_text)} steps, inversion.steps is {self.steps} and inversion.depth "
                 f"{self.depth:g}, which are {walked}; invert again"
             )
         each = null_text.to(self.device, torch.float32)

@@ -15,18 +15,19 @@ from vlfm.storage.pictures import write_png
 CLIPS, FRAMES, COLOURS = 6, 4, 64
 GAP, TITLE, LABEL, SIDE = 2, 18, 70, 96  # pixels
 CAPTIONS, VIDEOS = 6, 4  # of a moving picture: captions, and videos of each beside the true clip
+QUALITY = 80  # of its WebP, of 100
 
 
 def write_picture(results: Path, output: Path, fps: float) -> None:
-    """Write a picture of a finished run: a GIF of videos of captions, or a PNG of clips.
+    """Write a picture of a finished run: a WebP of videos of captions, which moves, or a PNG of clips.
 
     Raises:
-        VLFMError: for another ending than `.png` and `.gif`; as `write_still` and `write_moving` do.
+        VLFMError: for another ending than `.png` and `.webp`; as `write_still` and `write_moving` do.
     """
     ending = output.suffix.lower()
-    if ending not in (".png", ".gif"):
-        raise VLFMError(f"--picture {output}: a picture ends in .png, or in .gif, which moves")
-    if ending == ".gif":
+    if ending not in (".png", ".webp"):
+        raise VLFMError(f"--picture {output}: a picture ends in .png, or in .webp, which moves")
+    if ending == ".webp":
         write_moving(results, output)
     else:
         write_still(results, output, fps)
@@ -35,7 +36,7 @@ def write_picture(results: Path, output: Path, fps: float) -> None:
 
 
 def write_moving(results: Path, output: Path) -> None:
-    """Write a GIF of what was made of captions, two captions side by side: a true clip, and videos beside it.
+    """Write a WebP of what was made of captions, two captions side by side: a true clip, and videos beside it.
 
     Held-out captions where there are such.
 
@@ -54,11 +55,10 @@ def write_moving(results: Path, output: Path) -> None:
         rates.append(videos[0]["fps"])
     count = min(map(len, blocks))
     pictures = [_two_columns([block[place] for block in blocks]) for place in range(count)]
-    # One palette, of all frames: colours do not flicker.
-    palette = Image.fromarray(np.concatenate([np.asarray(picture) for picture in pictures])).quantize(COLOURS)
-    first, *others = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
     with atomic_path(output) as temporary:
-        first.save(temporary, save_all=True, append_images=others, duration=1000 / rates[0], loop=0, optimize=False)
+        first, *others = pictures
+        moving = {"save_all": True, "append_images": others, "duration": round(1000 / rates[0]), "loop": 0}
+        first.save(temporary, **moving, quality=QUALITY, method=6)
 
 
 def _moving_block(title: str, clips: list[np.ndarray]) -> list[Image.Image]:

@@ -125,7 +125,7 @@ def without_seconds(path):
 
 
 def test_a_killed_stage_goes_on_and_ends_with_the_same_files(results, output, tmp_path, monkeypatch):
-    made, real = [], jobs.Workshop._do
+    made, real = [], resumable.Workshop._do
 
     def job(shop, method, videos):
         if len(made) == stop:
@@ -133,7 +133,7 @@ def test_a_killed_stage_goes_on_and_ends_with_the_same_files(results, output, tm
         made.append((shop.split, method.key, videos[0].prompt.caption, videos[0].number))
         return real(shop, method, videos)
 
-    monkeypatch.setattr(jobs.Workshop, "_do", job)
+    monkeypatch.setattr(resumable.Workshop, "_do", job)
     stop = 9
     with pytest.raises(KeyboardInterrupt):
         evaluate_generation(run_of(results), tmp_path)

@@ -12,7 +12,7 @@ import yaml
 
 from tests.data import tiny_models
 from vlfm import config as configs
-from vlfm.clips.sources import package_file
+from vlfm.clips.locate import package_file
 
 ROOT = Path(__file__).parents[1]
 

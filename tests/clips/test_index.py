@@ -62,7 +62,7 @@ def shots():
     """The cuts that PySceneDetect's own pipeline finds."""
     from scenedetect import ContentDetector, detect
 
-    from vlfm.clips.sources import package_file
+    from vlfm.clips.locate import package_file
 
     scenes = detect(str(package_file(BIKES)), ContentDetector(threshold=27.0, min_scene_len=0))
     return [start.seconds for start, _ in scenes[1:]]

@@ -9,7 +9,7 @@ from tests.conftest import SMALL, make_config, merge
 from vlfm import config as configs
 from vlfm import plots
 from vlfm.evaluation.generation.scoring import COLUMNS
-from vlfm.experiments.common import write_experiment, write_videos
+from vlfm.experiments.shared.common import write_experiment, write_videos
 from vlfm.storage.files import write_bytes, write_json
 from vlfm.storage.ledger import LedgerRow, write_ledger
 from vlfm.storage.pictures import contact_sheet, write_mp4, write_png

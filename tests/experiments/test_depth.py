@@ -13,7 +13,7 @@ from vlfm.clips.shards import read_clips, read_ids
 from vlfm.coefficients.shards import read_shard
 from vlfm.errors import VLFMError
 from vlfm.experiments import depth
-from vlfm.experiments.losses import projection_loss, share_left
+from vlfm.experiments.shared.losses import projection_loss, share_left
 from vlfm.flow.projection import ProjectionWarning, project, projection_matrix
 from vlfm.latents.invert import invert_shard
 from vlfm.latents.store import LatentStore

@@ -12,7 +12,7 @@ from tests.experiments.conftest import CPU, DURATION, FRAMES, small
 from vlfm.errors import VLFMError
 from vlfm.evaluation.evaluate import evaluate
 from vlfm.experiments import ablation, extrapolation, interpolation, ledger, order, speed
-from vlfm.experiments.scene import scene
+from vlfm.experiments.shared.scene import scene
 from vlfm.frames import to_tensor
 from vlfm.run import Run
 from vlfm.storage.files import read_json

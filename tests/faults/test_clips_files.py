@@ -12,8 +12,8 @@ import pytest
 from vlfm import config
 from vlfm.clips.decode import decode_shard
 from vlfm.clips.index import build_index
+from vlfm.clips.locate import package_file
 from vlfm.clips.shards import read_clips
-from vlfm.clips.sources import package_file
 from vlfm.errors import VLFMError
 from vlfm.storage.ledger import read_ledger
 from vlfm.storage.manifest import Clip, clip_id, read_manifest, write_manifest

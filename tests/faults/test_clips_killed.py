@@ -12,8 +12,8 @@ import pytest
 from vlfm import config
 from vlfm.clips import decode, video_files, worker
 from vlfm.clips.decode import decode_shard
+from vlfm.clips.locate import package_file
 from vlfm.clips.shards import read_clips, read_ids
-from vlfm.clips.sources import package_file
 from vlfm.storage.ledger import read_ledger
 from vlfm.storage.manifest import Clip, clip_id, write_manifest
 
@@ -158,7 +158,7 @@ if json.loads(text)["decoder"] == "decord":
     print("{}", flush=True)
     time.sleep(600)
 sys.stdin = io.StringIO(text)
-from vlfm.clips.worker_main import main
+from vlfm.clips.decode_worker import main
 main()
 """
 
@@ -250,7 +250,7 @@ def test_a_killed_job_leaves_nothing_running(endless):
 
 def test_the_child_does_without_torch():
     heavy = "('torch', 'skvideo', 'transformers')"
-    code = f"import sys, vlfm.clips.worker_main, decord; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, vlfm.clips.decode_worker, decord; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

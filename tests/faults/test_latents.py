@@ -16,7 +16,7 @@ from vlfm import config as configs
 from vlfm.decoders.load import load_decoder
 from vlfm.errors import FingerprintMismatch, VLFMError
 from vlfm.latents import invert
-from vlfm.latents.batches import Inverter
+from vlfm.latents.invert_batch import Inverter
 from vlfm.latents.store import LatentStore
 from vlfm.storage.ledger import read_ledger
 

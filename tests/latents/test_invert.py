@@ -10,7 +10,7 @@ from vlfm.clips.shards import read_clips
 from vlfm.decoders.load import load_decoder
 from vlfm.errors import FingerprintMismatch, VLFMError
 from vlfm.frames import psnr, to_tensor
-from vlfm.latents import batches, invert
+from vlfm.latents import invert, invert_batch
 from vlfm.latents.store import LatentStore
 from vlfm.storage import unfinished
 from vlfm.storage.ledger import read_ledger
@@ -298,7 +298,7 @@ def little_memory(asked, monkeypatch):
 
 
 def test_auto_goes_on_with_fewer_frames_and_says_so(run, little_memory, asked, monkeypatch, capsys):
-    monkeypatch.setattr(batches, "find_batch_size", lambda *_: 4 * FRAMES)
+    monkeypatch.setattr(invert_batch, "find_batch_size", lambda *_: 4 * FRAMES)
     stores = []
     for name, stop in (("whole", 0), ("killed", 4)):
         little_memory[0] = 2 * FRAMES

@@ -17,8 +17,8 @@ from vlfm.storage.checkpoints import Checkpoints, load_state, save_state
 from vlfm.storage.files import read_json
 from vlfm.training.data import read_moments
 from vlfm.training.loader import batches
+from vlfm.training.log import MetricsLog
 from vlfm.training.loop import train
-from vlfm.training.metrics import MetricsLog
 from vlfm.training.network import new_model
 from vlfm.training.throughput import best_product, flops_per_sample
 from vlfm.training.trainer import Trainer, new_optimizer, split_batch

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from vlfm.clips.sources import package_file
-from vlfm.experiments.scene import scene
+from vlfm.clips.locate import package_file
+from vlfm.experiments.shared.scene import scene
 from vlfm.video.motion import Motion
 from vlfm.video.source import open_source
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlfm.errors import VLFMError
-from vlfm.experiments.scene import scene
+from vlfm.experiments.shared.scene import scene
 from vlfm.video.motion import Motion
 from vlfm.video.resample import PATHS, PathSettings, Resampler, blended_weights, window_starts
 from vlfm.video.spaces import Pixels

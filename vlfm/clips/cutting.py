@@ -5,7 +5,7 @@ from typing import Any
 
 from vlfm import config
 from vlfm.clips import video_files, worker
-from vlfm.clips.sources import find, is_url
+from vlfm.clips.locate import find, is_url
 from vlfm.clips.windows import choose_size, cut_windows
 from vlfm.errors import BadClip
 

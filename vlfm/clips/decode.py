@@ -13,8 +13,8 @@ from typing import Any
 
 from vlfm import config
 from vlfm.clips import video_files, worker
-from vlfm.clips.sources import find, is_url
-from vlfm.clips.worker_main import SEEK
+from vlfm.clips.decode_worker import SEEK
+from vlfm.clips.locate import find, is_url
 from vlfm.errors import BadClip, VLFMError
 from vlfm.progress import Stopwatch, progress
 from vlfm.storage.files import remove_partial

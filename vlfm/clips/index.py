@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vlfm import config
 from vlfm.clips.cutting import Cutter
-from vlfm.clips.sources import name_source
+from vlfm.clips.locate import name_source
 from vlfm.errors import BadClip, VLFMError
 from vlfm.progress import Stopwatch, progress
 from vlfm.splits import REMEDY, SPLITS, TRAIN

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-COMMAND = [sys.executable, "-m", "vlfm.clips.worker_main"]
+COMMAND = [sys.executable, "-m", "vlfm.clips.decode_worker"]
 
 
 class Died(Exception):
@@ -19,7 +19,7 @@ class Died(Exception):
 
 
 def run(task: Mapping[str, Any], timeout: float) -> Iterator[dict[str, Any]]:
-    """Run one task of `vlfm.clips.worker_main` and yield what it reports, as it reports it.
+    """Run one task of `vlfm.clips.decode_worker` and yield what it reports, as it reports it.
 
     The child is killed, with every process it started, when it says nothing for `timeout` seconds, and when
     the caller stops listening. It says something for every few frames, so that a long source is not taken

@@ -102,7 +102,7 @@ def _evaluate(arguments):
 
 
 def _fit_judges(arguments):
-    from vlfm.evaluation.generation.judges import fit_judges
+    from vlfm.evaluation.generation.fit_judges import fit_judges
     from vlfm.storage.files import read_json
 
     plan = read_json(arguments.plan)

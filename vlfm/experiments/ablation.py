@@ -20,8 +20,8 @@ from vlfm import config as configs
 from vlfm.errors import VLFMError
 from vlfm.evaluation.means import means, number
 from vlfm.evaluation.metrics import psnr, psnr_paper
-from vlfm.experiments.common import COLOURS, write_experiment, write_videos
-from vlfm.experiments.variants import HEADS, projected, with_head
+from vlfm.experiments.shared.common import COLOURS, write_experiment, write_videos
+from vlfm.experiments.shared.variants import HEADS, projected, with_head
 from vlfm.frames import to_tensor
 from vlfm.model.flow_model import FlowModel
 from vlfm.model.rendering import shown_times

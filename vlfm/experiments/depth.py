@@ -22,10 +22,10 @@ from vlfm.decoders.fit_embedded import fit_decoder
 from vlfm.errors import VLFMError
 from vlfm.evaluation.generation.sources import generated
 from vlfm.evaluation.means import number
-from vlfm.experiments.common import COLOURS, write_experiment
-from vlfm.experiments.judged import Headline, Jury, headline, ordered, side_by_side
-from vlfm.experiments.losses import projection_loss, share_left
-from vlfm.experiments.variants import Variant, projected
+from vlfm.experiments.shared.common import COLOURS, write_experiment
+from vlfm.experiments.shared.judged import Headline, Jury, headline, ordered, side_by_side
+from vlfm.experiments.shared.losses import projection_loss, share_left
+from vlfm.experiments.shared.variants import Variant, projected
 from vlfm.latents.invert import invert_shard, latents_fingerprint
 from vlfm.latents.store import LatentStore
 from vlfm.model.flow_model import FlowModel

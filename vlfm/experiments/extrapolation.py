@@ -16,8 +16,8 @@ from vlfm.clips.shards import DecodedClip
 from vlfm.errors import VLFMError
 from vlfm.evaluation.means import means, number
 from vlfm.evaluation.metrics import METRICS
-from vlfm.experiments.common import COLOURS, cached, concatenate, write_experiment, write_videos
-from vlfm.experiments.scene import scene
+from vlfm.experiments.shared.common import COLOURS, cached, concatenate, write_experiment, write_videos
+from vlfm.experiments.shared.scene import scene
 from vlfm.flow.interpolation import clip_path
 from vlfm.flow.projection import frame_times
 from vlfm.flow.tails import TAILS, ExtendedPath, reach

@@ -32,10 +32,10 @@ from vlfm.clips.shards import DecodedClip
 from vlfm.errors import VLFMError
 from vlfm.evaluation.means import means, number
 from vlfm.evaluation.metrics import ALL_METRICS, TEMPORAL
-from vlfm.experiments.common import COLOURS, cached, concatenate, write_experiment, write_videos
-from vlfm.experiments.interpolators import combine, minterpolate
-from vlfm.experiments.motion import along_motion, estimate
-from vlfm.experiments.scene import scene
+from vlfm.experiments.shared.common import COLOURS, cached, concatenate, write_experiment, write_videos
+from vlfm.experiments.shared.interpolators import combine, minterpolate
+from vlfm.experiments.shared.motion import along_motion, estimate
+from vlfm.experiments.shared.scene import scene
 from vlfm.frames import to_tensor
 from vlfm.plots import WIDTH, svg
 from vlfm.progress import with_progress

@@ -20,9 +20,9 @@ import torch
 from vlfm.errors import VLFMError
 from vlfm.evaluation.means import means, number
 from vlfm.evaluation.metrics import psnr
-from vlfm.experiments.common import COLOURS, cached, write_experiment, write_videos
 from vlfm.experiments.interpolation import carried
-from vlfm.experiments.interpolators import combine
+from vlfm.experiments.shared.common import COLOURS, cached, write_experiment, write_videos
+from vlfm.experiments.shared.interpolators import combine
 from vlfm.frames import to_tensor
 from vlfm.model.rendering import nearest_frames, rate_times
 from vlfm.plots import WIDTH, svg

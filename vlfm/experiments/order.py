@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from vlfm.evaluation.means import means, number
-from vlfm.experiments.common import COLOURS, cached, concatenate, write_experiment, write_videos
+from vlfm.experiments.shared.common import COLOURS, cached, concatenate, write_experiment, write_videos
 from vlfm.flow.interpolation import PATHS, clip_path
 from vlfm.flow.projection import ProjectionWarning, amplification, projection_matrix
 from vlfm.frames import psnr, to_tensor

@@ -13,7 +13,7 @@ import torch
 from vlfm.evaluation.means import number
 from vlfm.evaluation.metrics import psnr
 from vlfm.experiments.ablation import HEADS
-from vlfm.experiments.common import COLOURS, cached, write_experiment
+from vlfm.experiments.shared.common import COLOURS, cached, write_experiment
 from vlfm.frames import to_tensor
 from vlfm.model.flow_model import FlowModel
 from vlfm.model.rendering import rate_times

@@ -21,7 +21,7 @@ from vlfm.clips.shards import DecodedClip, read_captions, read_clips
 from vlfm.decoders.load import load_decoder
 from vlfm.errors import FingerprintMismatch, VLFMError
 from vlfm.latents.batch_size import BatchSizes
-from vlfm.latents.batches import Inverter, Result, frames_at_once
+from vlfm.latents.invert_batch import Inverter, Result, frames_at_once
 from vlfm.latents.store import VERSION, ClipLatents, LatentStore, write_store
 from vlfm.progress import progress
 from vlfm.storage import unfinished

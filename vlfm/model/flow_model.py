@@ -15,10 +15,10 @@ from vlfm.flow.path import VideoLatentPath
 from vlfm.flow.projection import check_finite
 from vlfm.flow.schedules import make_schedule
 from vlfm.flow.solvers import PREDICTION_REMEDY, check_query_times, ode, render
+from vlfm.model.guidance import Captions, Guided
 from vlfm.model.transformer import VLFMTransformer
 from vlfm.storage.files import atomic_path, read_json, write_json
 
-Captions = tuple[torch.Tensor, torch.Tensor]
 EMPTY_CAPTION = "empty_caption.safetensors"
 
 
@@ -172,7 +172,7 @@ class FlowModel:
                 was trained without caption dropout.
         """
         path = self.path(duration)
-        network = Predictor(self, tokens, mask, path.duration, guidance)
+        network = Guided(self.transformer, tokens, mask, path.duration, guidance, self.empty_caption)
         noise, times = noise.to(self.device), times.to(self.device)
         head = self.transformer.config.head
         if head == "coefficients":
@@ -213,7 +213,7 @@ class FlowModel:
                 `training.lead_in` left a share for the rest.
         """
         path = self.path(duration)
-        network = Predictor(self, tokens, mask, path.duration, guidance)
+        network = Guided(self.transformer, tokens, mask, path.duration, guidance, self.empty_caption)
         scale = self.transformer.latent_scale
         t = torch.tensor(time, dtype=torch.float64)
         m, sigma = float(path.schedule.mean_scale(t)[0]), float(path.schedule.sigma(t)[0])
@@ -224,38 +224,8 @@ class FlowModel:
         return coefficients
 
 
-class Predictor:
-    """The network with its captions bound: (ψ, t in seconds) → what its head predicts."""
-
-    def __init__(self, model: FlowModel, tokens: torch.Tensor, mask: torch.Tensor, duration: float, guidance: float):
-        self.network, self.guidance, self.evaluations = model.transformer, guidance, 0
-        self.tokens, self.mask = tokens.to(model.device), mask.to(model.device)
-        self.duration = torch.full((len(tokens),), duration, device=model.device)
-        if guidance != 1:
-            if model.empty_caption is None:
-                raise VLFMError(
-                    f"guidance {guidance:g} needs a model that was trained with empty captions among the others: set "
-                    "training.caption_dropout, 0.1 for example, and train again; or leave guidance at 1"
-                )
-            empty_tokens, empty_mask = (value.to(model.device) for value in model.empty_caption)
-            # Both in one batch; the guided half last.
-            self.tokens = torch.cat([empty_tokens.expand_as(self.tokens), self.tokens])
-            self.mask = torch.cat([empty_mask.expand_as(self.mask), self.mask])
-            self.duration = self.duration.repeat(2)
-
-    def __call__(self, psi: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        share = (t / self.duration[: len(t)]).to(psi.dtype)
-        if self.guidance == 1:
-            self.evaluations += 1
-            return self.network(psi, share, self.tokens, self.mask, self.duration)
-        self.evaluations += 2
-        both = self.network(psi.repeat(2, 1, 1, 1), share.repeat(2), self.tokens, self.mask, self.duration)
-        empty, captioned = both.chunk(2)
-        return empty + self.guidance * (captioned - empty)
-
-
 def _integrated(
-    field: Predictor, noise: torch.Tensor, path: VideoLatentPath, times: torch.Tensor, solver: str, solver_steps: int
+    field: Guided, noise: torch.Tensor, path: VideoLatentPath, times: torch.Tensor, solver: str, solver_steps: int
 ) -> torch.Tensor:
     """û at the times by solving dψ/dt = F from the noise; fixed-step solvers pass through every time asked for."""
     if times.ndim != 1:

@@ -19,7 +19,7 @@ from vlfm.training.captions import training_captions
 from vlfm.training.data import Batch, Moments, read_moments
 from vlfm.training.distributed import StopRequest
 from vlfm.training.loader import batches
-from vlfm.training.metrics import MetricsLog
+from vlfm.training.log import MetricsLog
 from vlfm.training.network import new_model, save_model
 from vlfm.training.objective import Objective
 from vlfm.training.throughput import Throughput, peak_flops

@@ -10,7 +10,7 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 
-from vlfm.clips.sources import find, is_url
+from vlfm.clips.locate import find, is_url
 from vlfm.clips.video_files import DAMAGE, FFmpegFrames, Media, probe, said
 from vlfm.errors import VLFMError
 

@@ -11,9 +11,10 @@ from tests.data.generation import CPU, SPLITS, TOLD, digits_config, write_clips,
 from vlfm.captions.load import caption_encoder_fingerprint, load_caption_encoder
 from vlfm.clips.shards import read_clips
 from vlfm.errors import VLFMError
-from vlfm.evaluation.generation import digits, judges, resumable, sources
+from vlfm.evaluation.generation import digits, resumable, sources
+from vlfm.evaluation.generation import fit_judges as fitting
 from vlfm.evaluation.generation.evaluate import evaluate_generation
-from vlfm.evaluation.generation.judges import fit_judges, load_judges
+from vlfm.evaluation.generation.fit_judges import fit_judges, load_judges
 from vlfm.evaluation.generation.prompts import Sample
 from vlfm.evaluation.generation.resumable import jobs
 from vlfm.evaluation.generation.sampling import enough_shards, sampled_clips
@@ -35,11 +36,11 @@ def _short():
     """Judges that are trained for a moment."""
     with pytest.MonkeyPatch.context() as patch:
         tiny = FeatureSettings(frames=4, width=8, dims=16, embedding=16, steps=40, batch_size=16)
-        patch.setattr(judges, "FeatureSettings", lambda: tiny)
+        patch.setattr(fitting, "FeatureSettings", lambda: tiny)
         patch.setattr(digits, "STEPS", 60)
         # The real ones, loaded once.
         encoder, identity = load_caption_encoder(digits_config(), CPU), caption_encoder_fingerprint(digits_config())
-        for module in (judges, invert):
+        for module in (fitting, invert):
             patch.setattr(module, "load_caption_encoder", lambda *_: encoder)
             patch.setattr(module, "caption_encoder_fingerprint", lambda _: identity)
         yield
@@ -228,10 +229,10 @@ def test_fitting_goes_on_with_the_judge_it_was_at(results, tmp_path, monkeypatch
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judges.DigitJudge, "fit", killed)
+        patch.setattr(fitting.DigitJudge, "fit", killed)
         with pytest.raises(KeyboardInterrupt):
             fit_judges(digits_config(), COUNTS, results / "clips", tmp_path, CPU)
-    monkeypatch.setattr(judges, "_fit_features", killed)
+    monkeypatch.setattr(fitting, "_fit_features", killed)
     fit_judges(digits_config(), COUNTS, results / "clips", tmp_path, CPU)
     mine, theirs = (load_judges(digits_config(), folder, CPU) for folder in (tmp_path, results / "judges"))
     assert mine.fingerprint == theirs.fingerprint

@@ -16,7 +16,8 @@ from vlfm.errors import VLFMError
 from vlfm.evaluation.generation import digits
 from vlfm.evaluation.generation.copying import TrainingClips
 from vlfm.evaluation.generation.digits import DigitJudge
-from vlfm.evaluation.generation.scoring import COLUMNS, Judges, Reference, Viewed, score
+from vlfm.evaluation.generation.judges import Judges, Viewed
+from vlfm.evaluation.generation.scoring import COLUMNS, Reference, score
 from vlfm.evaluation.generation.trained import FeatureSettings, TrainedFeatures
 from vlfm.frames import to_tensor, to_uint8
 

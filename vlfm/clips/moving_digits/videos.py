@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from vlfm import config
+from vlfm.clips.decode_worker import SEEK
 from vlfm.clips.index import COLUMNS, OPTIONAL
 from vlfm.clips.moving_digits import drawing
 from vlfm.clips.moving_digits.choice import Take, choose_takes
 from vlfm.clips.moving_digits.drawing import draw_frames, draw_ways, handwriting
-from vlfm.clips.worker_main import SEEK
 from vlfm.progress import progress
 from vlfm.storage.files import write_bytes
 from vlfm.storage.fingerprints import fingerprint

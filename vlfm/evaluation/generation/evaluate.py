@@ -11,7 +11,7 @@ import torch
 from vlfm.clips.shards import read_clips
 from vlfm.evaluation.generation import examples, sources
 from vlfm.evaluation.generation.copying import TrainingClips, pixel_vectors
-from vlfm.evaluation.generation.judges import load_judges
+from vlfm.evaluation.generation.fit_judges import load_judges
 from vlfm.evaluation.generation.prompts import Prompt, Sample, embeddings_of
 from vlfm.evaluation.generation.resumable import Made, Method, Workshop
 from vlfm.evaluation.generation.scoring import Reference, score

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from vlfm.evaluation.generation.examples import strip
+from vlfm.evaluation.generation.judges import Judges, Viewed
 from vlfm.evaluation.generation.prompts import Prompt
-from vlfm.evaluation.generation.scoring import Judges, Viewed
 from vlfm.evaluation.generation.sources import Source, Video
 from vlfm.model.flow_model import FlowModel
 from vlfm.progress import Stopwatch, progress

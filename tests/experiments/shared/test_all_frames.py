@@ -9,7 +9,7 @@ import torch
 from tests.experiments.conftest import CPU, FRAMES, small
 from tests.model.test_flow_model import EMPTY
 from vlfm.errors import VLFMError
-from vlfm.experiments import all_frames
+from vlfm.experiments.shared import all_frames
 from vlfm.latents.store import LatentStore
 from vlfm.model.flow_model import FlowModel
 from vlfm.training.data import Batch, read_moments

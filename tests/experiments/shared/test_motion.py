@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from vlfm.errors import VLFMError
-from vlfm.experiments.motion import Motion, along_motion, estimate
-from vlfm.experiments.scene import scene
+from vlfm.experiments.shared.motion import Motion, along_motion, estimate
+from vlfm.experiments.shared.scene import scene
 from vlfm.frames import psnr, to_tensor
 
 

@@ -5,8 +5,8 @@ import time
 import pytest
 
 from tests.experiments.conftest import CPU, small
-from vlfm.experiments import equal_seconds
-from vlfm.experiments.variants import projected
+from vlfm.experiments.shared import equal_seconds
+from vlfm.experiments.shared.variants import projected
 from vlfm.training.trainer import Trainer
 
 

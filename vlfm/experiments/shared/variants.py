@@ -7,7 +7,7 @@ import torch
 
 from vlfm import config as configs
 from vlfm.captions.encoders import read_empty_caption
-from vlfm.experiments import all_frames
+from vlfm.experiments.shared import all_frames
 from vlfm.run import Run
 from vlfm.training.data import read_moments
 from vlfm.training.loop import NewNetwork, Preview, train

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from vlfm.errors import VLFMError
-from vlfm.experiments.scene import MARGIN, Scene, Shape, scene
+from vlfm.experiments.shared.scene import MARGIN, Scene, Shape, scene
 
 TIMES = np.arange(12) / 24
 

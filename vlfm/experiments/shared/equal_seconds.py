@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import torch
 
-from vlfm.experiments.variants import Variant
+from vlfm.experiments.shared.variants import Variant
 from vlfm.progress import Stopwatch, progress
 from vlfm.training.data import read_moments
 from vlfm.training.loader import batches

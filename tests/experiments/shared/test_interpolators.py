@@ -8,8 +8,8 @@ from vlfm.decoders.embedded import EmbeddedDecoder, new_scheduler, new_unet
 from vlfm.decoders.patch_autoencoder import PatchAutoencoder
 from vlfm.errors import VLFMError
 from vlfm.evaluation.metrics import psnr
-from vlfm.experiments.interpolators import DECODED, baselines, decoded, in_latents, minterpolate, on_pixels
-from vlfm.experiments.scene import scene
+from vlfm.experiments.shared.interpolators import DECODED, baselines, decoded, in_latents, minterpolate, on_pixels
+from vlfm.experiments.shared.scene import scene
 from vlfm.frames import to_tensor
 
 GIVEN, BETWEEN = np.arange(9) / 12, (np.arange(8) + 0.5) / 12

@@ -22,7 +22,8 @@ from vlfm.evaluation.generation.sources import Source, Video
 from vlfm.flow.losses import velocity_mse
 from vlfm.frames import to_uint8
 from vlfm.latents.store import ClipLatents, LatentStore
-from vlfm.model.flow_model import FlowModel, Predictor
+from vlfm.model.flow_model import FlowModel
+from vlfm.model.guidance import Guided
 from vlfm.model.rendering import caption_noise
 from vlfm.model.transformer import VLFMTransformer
 from vlfm.run import Run
@@ -142,7 +143,7 @@ def sample(
         noise: (B, N·C, h, w).
         steps: evaluations of the network; guided ones count twice in `model.evaluations`.
     """
-    network = Predictor(model, tokens, mask, 1.0, guidance)
+    network = Guided(model.transformer, tokens, mask, 1.0, guidance, model.empty_caption)
     state = noise.to(model.device)
     for step in range(steps):
         state = state + network(state, state.new_full((len(state),), step / steps)) / steps

@@ -11,13 +11,14 @@ from vlfm.clips.shards import read_clips
 from vlfm.errors import VLFMError
 from vlfm.evaluation.generation import sources
 from vlfm.evaluation.generation.copying import TrainingClips, pixel_vectors
-from vlfm.evaluation.generation.judges import load_judges
+from vlfm.evaluation.generation.fit_judges import load_judges
+from vlfm.evaluation.generation.judges import Judges, Viewed
 from vlfm.evaluation.generation.prompts import Prompt, Sample, embeddings_of
 from vlfm.evaluation.generation.resumable import jobs
-from vlfm.evaluation.generation.scoring import COLUMNS, NUMBERS, SHARES, Judges, Reference, Viewed, score
+from vlfm.evaluation.generation.scoring import COLUMNS, NUMBERS, SHARES, Reference, score
 from vlfm.evaluation.generation.sources import Source, Video
 from vlfm.evaluation.means import number
-from vlfm.experiments.common import write_videos
+from vlfm.experiments.shared.common import write_videos
 from vlfm.run import Run, spread
 from vlfm.splits import SPLITS
 from vlfm.storage.tables import Row

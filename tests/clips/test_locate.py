@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from vlfm.clips import sources
+from vlfm.clips import locate
 from vlfm.clips.index import build_index
-from vlfm.clips.sources import find, name_source, package_file
+from vlfm.clips.locate import find, name_source, package_file
 from vlfm.errors import BadClip
 from vlfm.storage.ledger import read_ledger
 from vlfm.storage.manifest import read_manifest
@@ -69,7 +69,7 @@ def server():
 @pytest.fixture
 def quick(monkeypatch):
     waits = []
-    monkeypatch.setattr(sources.time, "sleep", waits.append)
+    monkeypatch.setattr(locate.time, "sleep", waits.append)
     return waits
 
 
@@ -121,7 +121,7 @@ def test_a_file_that_changed_is_fetched_anew(server, tmp_path, quick, change):
     assert find(f"{server.url}/v.mp4", tmp_path, 10).read_bytes() == b"b" * 900
 
 
-@pytest.mark.parametrize(("fault", "tries"), [(404, 1), (403, 1), (503, sources.ATTEMPTS), (429, sources.ATTEMPTS)])
+@pytest.mark.parametrize(("fault", "tries"), [(404, 1), (403, 1), (503, locate.ATTEMPTS), (429, locate.ATTEMPTS)])
 def test_a_refusal_is_final_a_hiccup_is_not(server, tmp_path, quick, fault, tries):
     server.files["/v.mp4"] = b"x"
     server.faults = [fault] * 9

@@ -1,4 +1,4 @@
-"""What runs in the killable child: `python -m vlfm.clips.worker_main`, a task in, reports out, as lines of JSON.
+"""What runs in the killable child: `python -m vlfm.clips.decode_worker`, a task in, reports out, as lines of JSON.
 
 Reports: `{}` a sign of life, `{"clip": …}` or `{"cut": …}` a result, `{"failed": …}` the decoder is not to be
 trusted here, `{"fatal": …}` the disk is full, `{"end": true}` all done. Finished clips go straight to disk,

@@ -1,0 +1,145 @@
+"""The judges of a run: fitted to its training clips, kept in its folder `judges`.
+
+Nothing of a test clip is seen. Of a large run some clips are taken, and of each no more is kept than networks see.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vlfm import config as configs
+from vlfm.captions.encoders import CaptionEmbeddings
+from vlfm.captions.load import caption_encoder_fingerprint, load_caption_encoder
+from vlfm.captions.pooling import mean_embedding
+from vlfm.clips.moving_digits.language import parse_caption
+from vlfm.clips.shards import read_captions, read_clips
+from vlfm.errors import VLFMError
+from vlfm.evaluation.generation.digits import TRAINING_FRAMES, DigitJudge
+from vlfm.evaluation.generation.features import VideoFeatures, prepared, sampled
+from vlfm.evaluation.generation.judges import Judges
+from vlfm.evaluation.generation.pretrained import PretrainedFeatures
+from vlfm.evaluation.generation.sampling import enough_shards, sampled_clips
+from vlfm.evaluation.generation.trained import FeatureSettings, TrainedFeatures
+from vlfm.progress import progress
+from vlfm.storage.files import read_json, write_json
+from vlfm.storage.fingerprints import fingerprint
+
+TRAINED = "trained"  # generation.features, where they are no model's
+SETTINGS = ("clips.fps", "clips.size", "clips.image", "clips.decoder", "generation.features", "seed")
+
+
+def fit_judges(
+    config: configs.Config, counts: Mapping[str, int], clips: Path, output: Path, device: torch.device
+) -> None:
+    """Fit the judges to training clips and write `output/features/`, `output/digits/` and, last, `output/judges.json`.
+
+    Features are trained where `generation.features` says so and captions differ; the judge of moving digits where all
+    captions tell of such. A killed job goes on with the judge it was at.
+
+    Args:
+        counts: shard of training clips → how many are planned. As many shards are read as 4,096 clips need.
+        clips: the folder of the shards' tars.
+
+    Raises:
+        VLFMError: if a shard is damaged, or there is no clip.
+    """
+    told = {shard: read_captions(clips / f"{shard}.tar") for shard in enough_shards(counts)}
+    chosen = sampled_clips({shard: list(captions) for shard, captions in told.items()})
+    captions = [told[shard][clip_id] for shard, ids in chosen.items() for clip_id in ids]
+    if not captions:
+        raise VLFMError(f"{clips} holds no training clip to fit judges to; decode them first: run `snakemake clips`")
+    identity = fingerprint(
+        {
+            **configs.settings(config, *SETTINGS),
+            "clips": chosen,
+            "captions": captions,
+            "encoder": caption_encoder_fingerprint(config),
+        }
+    )
+    trained = config.generation.features == TRAINED and len(set(captions)) > 1
+    digits = all(map(_tells_of_digits, captions))
+    partial = output / f".partial-{identity}"
+    partial.mkdir(parents=True, exist_ok=True)
+    if trained and not (partial / "features" / "features.json").exists():
+        _fit_features(config, clips, chosen, captions, device).save(partial / "features")
+    if digits and not (partial / "digits" / "digits.json").exists():
+        seen = list(_seen(clips, chosen, lambda frames: frames[sampled(TRAINING_FRAMES, len(frames))], "digits"))
+        DigitJudge.fit(seen, captions, config.seed).save(partial / "digits")
+    for name in ("features", "digits"):
+        shutil.rmtree(output / name, ignore_errors=True)
+        if (partial / name).exists():
+            (partial / name).rename(output / name)
+    write_json(
+        output / "judges.json",
+        {"fingerprint": identity, "clips": len(captions), "features": trained, "digits": digits},
+    )
+    shutil.rmtree(partial)
+
+
+def load_judges(config: configs.Config, folder: Path, device: torch.device) -> Judges:
+    """The judges that `fit_judges` wrote, or the model that `generation.features` names in place of trained features.
+
+    Raises:
+        VLFMError: if they were not fitted, or the model is no video network.
+    """
+    about = read_json(folder / "judges.json")
+    features: VideoFeatures | None = None
+    if config.generation.features != TRAINED:
+        features = PretrainedFeatures(config.generation.features, device, "generation.features")
+    elif about["features"]:
+        features = TrainedFeatures.load(folder / "features", device)
+    return Judges(features, DigitJudge.load(folder / "digits") if about["digits"] else None, config.clips.fps)
+
+
+def one_token(embeddings: CaptionEmbeddings) -> CaptionEmbeddings:
+    """Captions (U, L, D) as the judges read them: the mean of their tokens as their only one, on the CPU.
+
+    Embeddings of a large encoder are gigabytes for a few thousand captions.
+    """
+    means = mean_embedding(embeddings.tokens, embeddings.mask).cpu()[:, None]
+    return CaptionEmbeddings(means, torch.ones(means.shape[:2], dtype=torch.bool))
+
+
+def _fit_features(
+    config: configs.Config,
+    clips: Path,
+    chosen: Mapping[str, Sequence[str]],
+    captions: Sequence[str],
+    device: torch.device,
+) -> TrainedFeatures:
+    settings = FeatureSettings()
+    distinct = {caption: place for place, caption in enumerate(dict.fromkeys(captions))}
+    encoder, texts = load_caption_encoder(config, device), list(distinct)
+    parts = [one_token(encoder.encode(texts[start : start + 64])) for start in range(0, len(texts), 64)]
+    embeddings = CaptionEmbeddings(*(torch.cat([getattr(part, name) for part in parts]) for name in ("tokens", "mask")))
+    own = np.array([distinct[caption] for caption in captions])
+
+    def small(frames: np.ndarray) -> np.ndarray:
+        return prepared([frames], settings.frames, (settings.side,) * 2)[0].movedim(1, -1).numpy()
+
+    seen = list(_seen(clips, chosen, small, "features"))
+    return TrainedFeatures.fit(seen, embeddings, own, config.seed, settings, device)
+
+
+def _seen(
+    clips: Path, chosen: Mapping[str, Sequence[str]], what: Callable[[np.ndarray], Any], name: str
+) -> Iterator[Any]:
+    """What networks see of the chosen clips, in the order of the shards."""
+    bar = progress(total=sum(map(len, chosen.values())), what=f"clips for {name}")
+    for shard, ids in chosen.items():
+        for clip in read_clips(clips / f"{shard}.tar", set(ids)):
+            yield what(clip.frames)
+            bar.update(1)
+    bar.close()
+
+
+def _tells_of_digits(caption: str) -> bool:
+    try:
+        parse_caption(caption)
+    except ValueError:
+        return False
+    return True

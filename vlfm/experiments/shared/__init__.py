@@ -1,0 +1,1 @@
+"""What experiments share; each module beside this folder is an experiment."""

@@ -31,8 +31,10 @@ def merge(base: dict, change: dict) -> dict:
 
 
 def make_config(**change) -> configs.Config:
-    """config.yaml with some keys changed: `make_config(flow={"order": 4})`."""
-    return configs.parse(merge(yaml.safe_load((ROOT / "config.yaml").read_text()), change))
+    """config.yaml with some keys changed: `make_config(flow={"order": 4})`. All the way to noise, unless told: the
+    longest way through the code."""
+    default = merge(yaml.safe_load((ROOT / "config.yaml").read_text()), {"inversion": {"depth": 1.0}})
+    return configs.parse(merge(default, change))
 
 
 # Large enough to go through every stage, small enough for seconds.

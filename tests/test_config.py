@@ -88,6 +88,15 @@ def test_without_a_noise_predictor_frames_need_not_suit_one():
     make_config(clips={"size": 36}, decoder={"embedded": {**embedded, "steps": 0}}, inversion={"depth": 0})
 
 
+def test_at_depth_0_nothing_depends_on_the_noise_predictors_steps():
+    asked = [
+        configs.settings(make_config(decoder={"embedded": {"steps": steps}}, inversion={"depth": depth}), "decoder")
+        for depth in (0, 1)
+        for steps in (5, 6)
+    ]
+    assert asked[0] == asked[1] and asked[2] != asked[3]
+
+
 def test_an_autoencoder_has_no_depth_whatever_is_asked_for():
     shares = [
         configs.settings(make_config(decoder={"name": "autoencoder", "model": "m"}, inversion={"depth": depth}), *names)

@@ -303,7 +303,6 @@ class Experiments(Section):
     depths: Annotated[list[Share], Field(min_length=1)]
     depth_steps: Count
     depth_clips: Count
-    depth_predictor_steps: Count
 
 
 class Config(Section):
@@ -367,6 +366,11 @@ class Config(Section):
                 f"{self.training.accumulate} does not divide"
             )
         return self
+
+    @property
+    def predictor_steps(self) -> int:
+        """Training steps of the embedded decoder's noise predictor; at depth 0 nothing walks, and there is none."""
+        return self.decoder.embedded.steps if self.inversion.depth else 0
 
     def check_model(self, shape: tuple[int, int, int]) -> None:
         """Check the network's size against latents (C, h, w); raises `ValueError`."""
@@ -469,11 +473,14 @@ def settings(config: Config, *sections: str) -> dict[str, Any]:
     """The named sections or dotted keys of a configuration, as plain values: what one stage depends on.
 
     A stage's fingerprint and its rule's `params` are made of this, so that a change elsewhere reruns nothing. Keys
-    that change no result (`Training.HOW`) are left out, and `inversion.depth` is 0 for an autoencoder, which has none.
+    that change no result (`Training.HOW`) are left out. `inversion.depth` is 0 for an autoencoder, which has none, and
+    at depth 0 `decoder.embedded.steps` is: no noise predictor is trained.
     """
     values = json.loads(config.model_dump_json())
     if config.decoder.name == "autoencoder":
         values["inversion"]["depth"] = 0.0
+    if config.decoder.name == "embedded":
+        values["decoder"]["embedded"]["steps"] = config.predictor_steps
     values["training"] = {key: value for key, value in values["training"].items() if key not in Training.HOW}
     chosen = {}
     for name in sections:

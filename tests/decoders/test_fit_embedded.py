@@ -66,12 +66,13 @@ def test_one_decoder_for_all_sizes(config, shards, tmp_path):
         assert decoder.latent_shape(height, width) == (8, height // 6, width // 6)
 
 
-def test_without_steps_there_is_no_noise_predictor(config, shards, tmp_path, monkeypatch):
+@pytest.mark.parametrize("steps", [0, 20])
+def test_at_depth_0_there_is_no_noise_predictor(config, shards, tmp_path, monkeypatch, steps):
     fit_embedded.fit_decoder(config, shards, tmp_path / "decoder", torch.device("cpu"))
     trained = read_json(tmp_path / "decoder" / "decoder.json")
     assert (tmp_path / "decoder" / "unet").exists()
     without = make_config(
-        **merge(config.model_dump(), {"decoder": {"embedded": {"steps": 0}}, "inversion": {"depth": 0}})
+        **merge(config.model_dump(), {"decoder": {"embedded": {"steps": steps}}, "inversion": {"depth": 0}})
     )
     monkeypatch.setattr(fit_embedded, "_train", None)
     fit_embedded.fit_decoder(without, shards, tmp_path / "decoder", torch.device("cpu"))

@@ -120,13 +120,14 @@ def test_a_killed_job_inverts_nothing_again_and_ends_alike(folder, tried, tmp_pa
 
 
 def test_a_run_without_noise_predictor_gets_one_for_the_sweep(folder, tmp_path):
-    alone = settings(inversion={"depth": 0}, decoder={"embedded": {"steps": 0, "channels": 8}})
+    alone = settings(inversion={"depth": 0}, decoder={"embedded": {"steps": 2, "channels": 8}})
     run = a_run(folder, alone)
     assert depth.needs_predictor(alone) and not depth.needs_predictor(settings())
     with pytest.raises(VLFMError, match=r"prepared\.json is missing"):
         depth.run_part(run, tmp_path, "0.5")
-    config = alone.model_copy(update={"experiments": alone.experiments.model_copy(update={"depth_predictor_steps": 2})})
-    run = a_run(folder, config)
+    none = settings(inversion={"depth": 0}, decoder={"embedded": {"steps": 0, "channels": 8}})
+    with pytest.raises(VLFMError, match=r"decoder\.embedded\.steps is 0"):
+        depth.run_part(a_run(folder, none), tmp_path, "prepare")
     depth.run_part(run, tmp_path, "prepare")
     own = tmp_path / "depth" / "decoder"
     assert (own / "unet").exists() and read_json(own / "decoder.json")["settings"]["decoder.embedded"]["steps"] == 2

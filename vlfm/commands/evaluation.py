@@ -80,7 +80,7 @@ def add(commands: Commands) -> None:
     report.add_argument(
         "--picture",
         type=Path,
-        help="write a picture of a few clips instead, for a README: .png, or .gif of captions' videos, which moves",
+        help="write a picture of a few clips instead, for a README: .png, or .webp of captions' videos, which moves",
     )
     ledger = commands.add("ledger", _ledger, "say what happened to every clip, stage by stage", results="results")
     ledger.add_argument("--bad", action="store_true", help="list the bad clips with their reasons")

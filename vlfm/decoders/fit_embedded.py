@@ -33,7 +33,7 @@ FramesBySize = dict[Size, torch.Tensor]
 def fit_decoder(
     config: configs.Config, shards: list[Path], output: Path, device: torch.device, every: int = 100
 ) -> None:
-    """Fit the autoencoder in closed form, train the noise predictor if it is given steps, write to the folder `output`.
+    """Fit the autoencoder in closed form, train the noise predictor (not at depth 0), write to the folder `output`.
 
     `output/decoder.json` is written last: its fingerprint, and PSNR on the clips held out. Progress is saved
     every `every` steps beside `output`, so that a killed run goes on where it was. Frames may be of several sizes:
@@ -56,7 +56,7 @@ def fit_decoder(
     score = scores.mean().item()
 
     state = output.parent / f".{output.name}.partial-{identity}.safetensors"
-    unet = _train(config, _encoded(autoencoder, training), state, every) if settings.steps else None
+    unet = _train(config, _encoded(autoencoder, training), state, every) if config.predictor_steps else None
     decoder = EmbeddedDecoder(autoencoder, unet, new_scheduler(), depth=config.inversion.depth)
     decoder.save_pretrained(output)
     write_json(

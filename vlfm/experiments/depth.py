@@ -4,7 +4,7 @@ The stages' own functions invert and project some of the run's clips at each dep
 `experiments.depth_steps` steps. Measured is what each stage costs and what the network learns of held-out captions: the
 deeper, the more a latent looks like noise, to the path and to the network.
 
-Depths above 0 walk with a noise predictor. Where the run's decoder has none (`decoder.embedded.steps: 0`), the sweep
+Depths above 0 walk with a noise predictor. Where the run's decoder has none (its depth is 0), the sweep
 trains one of its own, on the same autoencoder: that is fitted in closed form to the same frames.
 """
 
@@ -52,17 +52,13 @@ def configured(config: configs.Config, depth: float) -> configs.Config:
     values["inversion"]["depth"] = depth
     if not depth:
         values["inversion"] |= {"null_text": 0, "guidance": 1.0}
-    if depth and not config.decoder.embedded.steps:
-        values["decoder"]["embedded"]["steps"] = config.experiments.depth_predictor_steps
     values["training"] |= {"steps": steps, "warmup": min(config.training.warmup, steps // 5), "preview_every": 0}
     return configs.parse(values, f"the configuration at depth {depth:g}")
 
 
 def needs_predictor(config: configs.Config) -> bool:
     """Whether the run's decoder lacks the noise predictor that a depth above 0 walks with."""
-    return (
-        config.decoder.name == "embedded" and not config.decoder.embedded.steps and max(config.experiments.depths) > 0
-    )
+    return config.decoder.name == "embedded" and not config.predictor_steps and max(config.experiments.depths) > 0
 
 
 def _decoder_folder(run: Run, output: Path) -> Path:

@@ -208,7 +208,7 @@ def _settings(config: configs.Config, decoder: dict, training: dict, splits: dic
     lengths = " and ".join(f"{duration:g}" for duration in clips.durations)
     sizes = " and ".join(f"{width}×{height}" for height, width in clips.sizes)
     if config.decoder.name == "embedded":
-        predictor = " and a small noise predictor, both" if config.decoder.embedded.steps else ""
+        predictor = " and a small noise predictor, both" if config.predictor_steps else ""
         visual = f"a patch autoencoder{predictor} trained on the clips"
         if "held_out_psnr" in decoder:
             visual += f"; {decoder['held_out_psnr']:.2f} dB on frames held out of its training"

@@ -344,7 +344,6 @@ rule prepare_depths:
             "decoder",
             "experiments.depths",
             "experiments.depth_clips",
-            "experiments.depth_predictor_steps",
             "seed",
         ),
     threads: 16

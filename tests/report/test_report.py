@@ -288,13 +288,8 @@ def test_the_depth_is_said(name, depth, words):
     said = dict(write._settings(config, {}, {"clips": 1, "steps": 2}, {}))
     assert said["inversion"].startswith(words)
     if name == "embedded":
-        assert said["visual decoder"] == "a patch autoencoder and a small noise predictor, both trained on the clips."
-
-
-def test_a_decoder_without_a_noise_predictor_is_said():
-    config = report_config(decoder={"embedded": {"steps": 0}}, inversion={"depth": 0})
-    said = dict(write._settings(config, {}, {"clips": 1, "steps": 2}, {}))
-    assert said["visual decoder"] == "a patch autoencoder trained on the clips."
+        predictor = " and a small noise predictor, both" if depth else ""
+        assert said["visual decoder"] == f"a patch autoencoder{predictor} trained on the clips."
 
 
 @pytest.mark.parametrize(

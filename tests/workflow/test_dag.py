@@ -1,6 +1,7 @@
 """The DAG itself, run for real on the demo's clips with tiny networks."""
 
 import csv
+import os
 import signal
 import subprocess
 import time
@@ -44,11 +45,15 @@ def files(folder):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
+    """A whole run; one that `VLFM_FINISHED_RUN` names, made with small.yaml, saves minutes."""
+    if folder := os.environ.get("VLFM_FINISHED_RUN"):
+        return Path(folder)
     folder = tmp_path_factory.mktemp("run")
     snakemake(folder)
     return folder
 
 
+@pytest.mark.slow
 def test_everything_is_made(finished):
     results = finished / "results"
     page = (results / "report" / "index.html").read_text()
@@ -69,21 +74,25 @@ def test_everything_is_made(finished):
     assert not list(results.rglob("*partial*")) and not list(results.rglob("*.tmp*"))
 
 
+@pytest.mark.slow
 def test_captions_are_shown_where_asked_for_or_held_out(finished):
     assert "generate_held_out" not in snakemake(finished, "--dry-run", "--forceall").stdout
     assert "generate_held_out" in snakemake(finished, "--dry-run", "generation").stdout
 
 
+@pytest.mark.slow
 def test_nothing_is_left_to_do(finished):
     assert "Nothing to be done" in snakemake(finished, "--dry-run").stdout
 
 
+@pytest.mark.slow
 def test_unlocking_needs_no_other_option(finished):
     command = ["snakemake", "--snakefile", ROOT / "Snakefile", "--directory", finished, "--unlock"]
     result = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_a_new_order_runs_projection_and_later_stages_alone(finished):
     plan = snakemake(finished, "--dry-run", "--config", "flow={order: 3}").stdout
     jobs = {line.split()[0] for line in plan.splitlines() if len(line.split()) == 2 and line.split()[1].isdigit()}
@@ -91,6 +100,7 @@ def test_a_new_order_runs_projection_and_later_stages_alone(finished):
     assert not jobs & {"index", "decode", "prepare_decoder", "invert"}
 
 
+@pytest.mark.slow
 def test_training_settings_rerun_training_alone(finished):
     plan = snakemake(finished, "--dry-run", "--config", "training={steps: 13}").stdout
     assert "train_model" in plan and "evaluate" in plan

@@ -104,7 +104,9 @@ def results(folder, name):
 def until(process, condition, seconds=120):
     end = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None and time.monotonic() < end, process.stdout.read()
+        if process.poll() is not None or time.monotonic() > end:
+            process.kill()  # or its output would have no end
+            raise AssertionError(process.communicate(timeout=30)[0])
         time.sleep(0.02)
 
 
@@ -163,7 +165,8 @@ def test_gradients_of_two_processes_are_those_of_one(folder):
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for launcher, name, accumulate in (([], "one", 1), (torchrun, "two", 1), ([], "parts", 2)):
         change(folder, accumulate=accumulate)
-        subprocess.run([sys.executable, *launcher, "gradients.py", name], cwd=folder, env=ENVIRONMENT, check=True)
+        command = [sys.executable, *launcher, "gradients.py", name]
+        subprocess.run(command, cwd=folder, env=ENVIRONMENT, check=True, timeout=300)
     one = load_file(folder / "one")
     assert max(gradient.abs().max() for gradient in one.values()) > 1e-3
     for name in ("two", "parts"):

@@ -5,6 +5,7 @@ Nothing of a test clip is seen. Of a large run some clips are taken, and of each
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from vlfm.progress import progress
 from vlfm.storage.files import read_json, write_json
 from vlfm.storage.fingerprints import fingerprint
 
+PASSES, LEAST_STEPS = 50, 100  # over few clips, features are trained no longer than so
 TRAINED = "trained"  # generation.features, where they are no model's
 SETTINGS = ("clips.fps", "clips.size", "clips.image", "clips.decoder", "generation.features", "seed")
 
@@ -112,6 +114,8 @@ def _fit_features(
     device: torch.device,
 ) -> TrainedFeatures:
     settings = FeatureSettings()
+    enough = max(LEAST_STEPS, PASSES * len(captions) // settings.batch_size)
+    settings = replace(settings, steps=min(settings.steps, enough))
     distinct = {caption: place for place, caption in enumerate(dict.fromkeys(captions))}
     encoder, texts = load_caption_encoder(config, device), list(distinct)
     parts = [one_token(encoder.encode(texts[start : start + 64])) for start in range(0, len(texts), 64)]

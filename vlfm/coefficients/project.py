@@ -11,7 +11,7 @@ import torch
 from vlfm import config as configs
 from vlfm.coefficients.shards import ClipCoefficients, write_shard
 from vlfm.flow.projection import project, projection_matrix
-from vlfm.latents.store import LatentStore
+from vlfm.latents.store import ClipLatents, LatentStore
 from vlfm.progress import progress
 from vlfm.storage.files import write_json
 from vlfm.storage.fingerprints import fingerprint
@@ -65,16 +65,7 @@ def project_shard(config: configs.Config, latents: Path, output: Path, moments: 
                     bytes=coefficients.nbytes,
                 )
             )
-            yield ClipCoefficients(
-                clip.clip_id,
-                coefficients,
-                clip.tokens,
-                clip.mask,
-                clip.caption,
-                clip.times,
-                clip.duration,
-                len(clip.times),
-            )
+            yield of_clip(clip, coefficients)
 
     num_frames, *shape = store.shape
     count = write_shard(output, clips())
@@ -118,3 +109,17 @@ def _weights(config: configs.Config, times: np.ndarray, duration: float) -> tupl
             config.flow.ridge,
         )
     return weights, [str(warning.message) for warning in caught]
+
+
+def of_clip(clip: ClipLatents, coefficients: np.ndarray) -> ClipCoefficients:
+    """Coefficients with all that a shard holds of their clip."""
+    return ClipCoefficients(
+        clip.clip_id,
+        coefficients,
+        clip.tokens,
+        clip.mask,
+        clip.caption,
+        clip.times,
+        clip.duration,
+        len(clip.times),
+    )

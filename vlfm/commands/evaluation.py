@@ -86,6 +86,14 @@ def add(commands: Commands) -> None:
     ledger.add_argument("--bad", action="store_true", help="list the bad clips with their reasons")
 
 
+def _run(arguments):
+    """The finished run that the arguments name."""
+    from vlfm.run import Run
+
+    splits = plan_splits(arguments)
+    return Run(read_config(arguments), arguments.results, list(splits), start_device(arguments), splits)
+
+
 def _evaluate(arguments):
     from vlfm.evaluation.evaluate import evaluate
 
@@ -112,20 +120,14 @@ def _fit_judges(arguments):
 
 def _evaluate_generation(arguments):
     from vlfm.evaluation.generation.evaluate import evaluate_generation
-    from vlfm.run import Run
 
-    splits = plan_splits(arguments)
-    run = Run(read_config(arguments), arguments.results, list(splits), start_device(arguments), splits)
-    evaluate_generation(run, arguments.output)
+    evaluate_generation(_run(arguments), arguments.output)
 
 
 def _experiment(arguments):
     import importlib
 
-    from vlfm.run import Run
-
-    splits = plan_splits(arguments)
-    run = Run(read_config(arguments), arguments.results, list(splits), start_device(arguments), splits)
+    run = _run(arguments)
     experiment = importlib.import_module(f"vlfm.experiments.{arguments.name}")
     if arguments.part is None:
         return experiment.run(run, arguments.output)

@@ -51,14 +51,19 @@ class Commands:
             )
         command.add_argument("--log", type=Path, help="also write messages to this file")
         if device:
-            threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count())
             command.add_argument(
-                "--threads", type=int, default=threads, help="CPU threads (default OMP_NUM_THREADS, or all)"
+                "--threads", type=int, default=_threads(), help="CPU threads (default OMP_NUM_THREADS, or all)"
             )
             command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
         for option, default in paths.items():
             add_path(command, option, default)
         return command
+
+
+def _threads() -> int:
+    """What `OMP_NUM_THREADS` says, whose first number counts (the others are for nested loops), or all cores."""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdigit() and int(first) else os.cpu_count() or 1
 
 
 def add_path(command: argparse.ArgumentParser, name: str, default: str | None = None) -> None:

@@ -346,6 +346,8 @@ rule prepare_depths:
             "experiments.depth_clips",
             "seed",
         ),
+        # At depth 0 the run itself trains no noise predictor, but the sweep does.
+        steps=CONFIG.decoder.embedded.steps,
     threads: 16
     resources:
         mem_mb=8000,

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from vlfm import config as configs
+from vlfm.coefficients.project import of_clip
 from vlfm.coefficients.shards import ClipCoefficients, write_shard
 from vlfm.errors import VLFMError
 from vlfm.evaluation.generation.sources import Source, Video
@@ -78,16 +79,7 @@ def write_frames(latents: Path, projected: Path, output: Path) -> None:
 
 
 def _state(clip: ClipLatents) -> ClipCoefficients:
-    return ClipCoefficients(
-        clip.clip_id,
-        side_by_side(clip.latents)[..., None],
-        clip.tokens,
-        clip.mask,
-        clip.caption,
-        clip.times,
-        clip.duration,
-        len(clip.times),
-    )
+    return of_clip(clip, side_by_side(clip.latents)[..., None])
 
 
 def check_alike(stores: Sequence[LatentStore]) -> None:

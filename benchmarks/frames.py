@@ -26,6 +26,7 @@ from synthetic import write_shards
 from training import ROOT, our_loop, synchronize
 
 from vlfm import config as configs
+from vlfm.flow.bases import LegendreBasis
 from vlfm.flow.projection import project, projection_matrix
 from vlfm.progress import Stopwatch
 from vlfm.training.data import read_moments
@@ -77,7 +78,7 @@ def run(arguments: argparse.Namespace, device: torch.device, folder: Path) -> di
             loop = our_loop(config, tars, read_moments(files), config.training.workers, device)
             loops[frames] = stack.enter_context(contextlib.closing(loop))
             latents = torch.randn(16, frames, *SHAPE, generator=torch.Generator().manual_seed(0)).to(device)
-            works[frames] = latents, projection_matrix(frames, config.flow.order, DURATION, "lstsq")
+            works[frames] = latents, projection_matrix(frames, LegendreBasis(config.flow.order, DURATION), "lstsq")
         for round_ in range(arguments.rounds + 1):
             for frames, loop in loops.items():
                 latents, weights = works[frames]

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from machine import machine
 
 from vlfm.flow import legs
-from vlfm.flow.legendre import LegendreBasis
+from vlfm.flow.bases import LegendreBasis
 from vlfm.flow.projection import frame_times, project, projection_matrix
 
 FRAMES, SHAPE, ORDER, METHOD = 48, (4, 64, 64), 16, "bilinear"
@@ -59,7 +59,7 @@ def run(clips: int, repeats: int, device: torch.device, arguments: argparse.Name
     """Time everything, interleaved; returns the record."""
     generator = torch.Generator(device).manual_seed(0)
     latents = torch.randn(clips, FRAMES, *SHAPE, generator=generator, device=device)
-    weights = projection_matrix(FRAMES, ORDER, 1.0, METHOD)
+    weights = projection_matrix(FRAMES, LegendreBasis(ORDER, 1.0), METHOD)
     steps = [legs.legs_step(ORDER, k / FRAMES, (k + 1) / FRAMES, METHOD) for k in range(FRAMES)]
     stack_a = torch.stack([a for a, _ in steps]).to(device, torch.float32)
     stack_b = torch.stack([b for _, b in steps]).to(device, torch.float32)

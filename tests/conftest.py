@@ -40,7 +40,15 @@ def make_config(**change) -> configs.Config:
 # Large enough to go through every stage, small enough for seconds.
 SMALL = {
     "clips": {"size": 48, "shard_size": 3},
-    "decoder": {"embedded": {"channels": 8, "unet_channels": [32], "steps": 20, "batch_size": 8}},
+    "decoder": {
+        "embedded": {
+            "channels": 8,
+            "unet_channels": [32],
+            "steps": 20,
+            "batch_size": 8,
+            "autoencoder": {"width": 16, "blocks": 1, "steps": 10, "batch_size": 8},
+        }
+    },
     "inversion": {"steps": 4, "batch_size": 24},
     "flow": {"order": 4},
     "model": {"layers": 1, "heads": 2, "head_dim": 64},

@@ -145,12 +145,23 @@ class Clips(Section):
         return self
 
 
+class Autoencoder(Section):
+    """How the embedded decoder's autoencoder goes on from patches; with no steps it stays with them."""
+
+    width: Count
+    blocks: Annotated[int, Field(ge=0)]
+    steps: Annotated[int, Field(ge=0)]
+    batch_size: Count
+    learning_rate: Positive
+
+
 class Embedded(Section):
     """The decoder that is trained on the clips; the others are loaded."""
 
     patch: Count
     channels: Count
     holdout: Share
+    autoencoder: Autoencoder
     unet_channels: Annotated[list[Annotated[int, Field(ge=32, multiple_of=32)]], Field(min_length=1)]
     steps: Annotated[int, Field(ge=0)]
     batch_size: Count
@@ -210,6 +221,7 @@ class Text(Section):
 
 
 class Flow(Section):
+    basis: Literal["legendre", "cosine"]
     order: Count
     projection: Literal["lstsq", "euler", "backward", "bilinear", "zoh"]
     ridge: Annotated[float, Field(ge=0)]

@@ -74,7 +74,7 @@ def test_at_depth_0_there_is_no_noise_predictor(config, shards, tmp_path, monkey
     without = make_config(
         **merge(config.model_dump(), {"decoder": {"embedded": {"steps": steps}}, "inversion": {"depth": 0}})
     )
-    monkeypatch.setattr(fit_embedded, "_train", None)
+    monkeypatch.setattr(fit_embedded, "_train_unet", None)
     fit_embedded.fit_decoder(without, shards, tmp_path / "decoder", torch.device("cpu"))
     about = read_json(tmp_path / "decoder" / "decoder.json")
     assert about["fingerprint"] != trained["fingerprint"] and about["held_out_psnr"] == trained["held_out_psnr"]
@@ -86,13 +86,14 @@ def test_at_depth_0_there_is_no_noise_predictor(config, shards, tmp_path, monkey
         load_decoder(config, tmp_path / "decoder", torch.device("cpu"))
 
 
-def test_a_killed_training_on_several_sizes_ends_the_same(config, shards, tmp_path, monkeypatch):
+@pytest.mark.parametrize("part", ["autoencoder", "unet"])
+def test_a_killed_training_on_several_sizes_ends_the_same(config, shards, tmp_path, monkeypatch, part):
     fit_embedded.fit_decoder(config, shards, tmp_path / "straight", torch.device("cpu"), every=2)
     saved = fit_embedded.save_state
 
     def save_and_die(path, state):
         saved(path, state)
-        if state["step"] == 4:
+        if state["step"] == 4 and part in path.name:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(fit_embedded, "save_state", save_and_die)
@@ -125,6 +126,7 @@ def test_other_frames_of_the_same_clips_are_another_fit(config, shards, tmp_path
         members["json"] = json.dumps({"times": (np.arange(1, 8) / 21).tolist()}).encode()
     write_tar(shards[1], samples)
     (second,) = begun(tmp_path / "decoder") - {first}
+    assert "autoencoder" in first
     fit_embedded.fit_decoder(config, shards, tmp_path / "decoder", torch.device("cpu"), every=2)
     fit_embedded.fit_decoder(config, shards, tmp_path / "afresh", torch.device("cpu"), every=2)
     written = [read_json(tmp_path / name / "decoder.json") for name in ("decoder", "afresh")]

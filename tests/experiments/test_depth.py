@@ -10,11 +10,12 @@ import torch
 from tests.experiments.conftest import CPU, FRAMES, SHARDS, SPLITS, small, write_judges
 from tests.experiments.test_experiments import check_files, read
 from vlfm.clips.shards import read_clips, read_ids
+from vlfm.coefficients.basis import clip_basis
 from vlfm.coefficients.shards import read_shard
 from vlfm.errors import VLFMError
 from vlfm.experiments import depth
 from vlfm.experiments.shared.losses import projection_loss, share_left
-from vlfm.flow.projection import ProjectionWarning, project, projection_matrix
+from vlfm.flow.projection import project, projection_matrix
 from vlfm.latents.invert import invert_shard
 from vlfm.latents.store import LatentStore
 from vlfm.run import Run
@@ -164,11 +165,11 @@ def test_a_path_of_few_orders_costs_something_and_one_through_every_frame_nothin
     decoded = {clip.clip_id: clip for clip in read_clips(tried / "depth" / "clips" / "00000.tar")}
     for clip in read_shard(here / "coefficients" / "00000.tar"):
         frames, stored = decoded[clip.clip_id], store[clip.clip_id]
-        assert projection_loss(run.decoder, frames, stored, clip) > 0.1
-        with pytest.warns(ProjectionWarning):
-            weights = projection_matrix(torch.from_numpy(clip.times), FRAMES, clip.duration, "lstsq")
+        drawn, through_all = (clip_basis(run.config, clip.duration, order) for order in (None, FRAMES))
+        assert projection_loss(run.decoder, frames, stored, clip, drawn) > 0.1
+        weights = projection_matrix(torch.from_numpy(clip.times), through_all)
         through = replace(clip, coefficients=project(torch.from_numpy(stored.latents)[None], weights)[0].numpy())
-        assert projection_loss(run.decoder, frames, stored, through) == pytest.approx(0, abs=0.01)
+        assert projection_loss(run.decoder, frames, stored, through, through_all) == pytest.approx(0, abs=0.01)
 
 
 def test_the_share_left_is_1_for_a_network_that_says_nothing_and_0_for_one_that_knows(tried):

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from itertools import product
 from xml.etree import ElementTree
 
 import numpy as np
@@ -56,11 +57,12 @@ def test_interpolation_ranks_every_method_on_clips_and_scene(interpolated):
         psnr = {(row["space"], row["method"]): float(row["psnr"]) for row in mine}
         assert list(psnr.values()) == sorted(psnr.values(), reverse=True)
         pixels, latents = {"repeat", "blend", "minterpolate", "motion"}, {"latent linear", "latent cubic"}
-        paths = {"polynomial", "hybrid", "motion", "motion, encoded", "motion, encoded + residual", "truth"}
+        paths = {"cosine", "legendre", "cosine hybrid", "legendre hybrid"}
+        others = {"motion", "motion, encoded", "motion, encoded + residual", "truth"}
         assert {method for space, method in psnr if space == "pixels"} == pixels
         assert {method for space, method in psnr if space == "pixels, decoded"} == pixels
         for space in ("autoencoder", "inverted"):
-            assert {method for kind, method in psnr if kind == space} == latents | paths
+            assert {method for kind, method in psnr if kind == space} == latents | paths | others
         # A decoder costs.
         for method in pixels:
             assert psnr["pixels, decoded", method] < psnr["pixels", method] + 0.5
@@ -101,7 +103,15 @@ def test_a_perfect_decoders_share_is_nothing_and_linear_motion_is_found(run):
     held = interpolation.Held(Identity(), frames, times, None, 0, 3)
     videos = held.videos()
     for space in ("autoencoder", "inverted"):
-        for method in ("latent linear", "latent cubic", "polynomial", "hybrid", "motion", "motion, encoded", "truth"):
+        for method in (
+            "latent linear",
+            "latent cubic",
+            "legendre",
+            "legendre hybrid",
+            "motion",
+            "motion, encoded",
+            "truth",
+        ):
             assert held.scores(videos[space, method])["psnr"] > 70, (space, method)
     assert held.scores(videos["pixels", "blend"])["psnr"] > 70
     assert held.scores(videos["pixels", "repeat"])["psnr"] < 40
@@ -131,14 +141,16 @@ def test_extrapolation_scores_every_tail_and_reports_what_is_refused(run, tmp_pa
     rows = read(tmp_path, "extrapolation")
     spaces = {"autoencoder", "inverted", "network"}
     assert {(row["space"], row["method"]) for row in rows if row["source"] == "clips"} == {
-        *((space, tail) for space in spaces for tail in ("polynomial", "hold", "linear", "refit")),
+        *((space, tail) for space in spaces for tail in ("continued, cosine", "hold", "linear", "refit")),
+        *((space, "continued, legendre") for space in ("autoencoder", "inverted")),
         ("pixels", "repeat"),
         ("autoencoder", "truth"),
     }
     assert "network" not in {row["space"] for row in rows if row["source"] == "scene"}
-    far = [row for row in rows if row["method"] == "polynomial" and float(row["from"]) > DURATION]
+    far = [row for row in rows if row["method"] == "continued, legendre" and float(row["from"]) > DURATION]
     assert far and all(row["refused"] == "1" and row["psnr"] == "" for row in far)
-    assert all(row["refused"] == "0" and row["psnr"] for row in rows if row["method"] == "hold")
+    bounded = ("hold", "continued, cosine")
+    assert all(row["refused"] == "0" and row["psnr"] for row in rows if row["method"] in bounded)
     stretches = sorted({float(row["from"]) for row in rows if row["source"] == "scene"})
     assert stretches == pytest.approx([DURATION / 2 * k for k in range(6)], abs=1e-3)
 
@@ -168,14 +180,15 @@ def test_orders_fit_better_at_the_frames(run, tmp_path):
     order.run(run, tmp_path)
     check_files(tmp_path, "order", 1)
     rows = read(tmp_path, "order")
-    assert len(rows) == 2 * 2 * 3  # kinds of latents, paths, orders
-    for space in ("autoencoder", "inverted"):
-        at = {(row["path"], int(row["order"])): row for row in rows if row["latents"] == space}
-        fits = [float(at["polynomial", s]["at_frames"]) for s in (2, 4, 6)]
+    assert len(rows) == 2 * 2 * 2 * 3  # kinds of latents, bases, paths, orders
+    for space, basis in product(("autoencoder", "inverted"), ("cosine", "legendre")):
+        mine = [row for row in rows if (row["latents"], row["basis"]) == (space, basis)]
+        at = {(row["path"], int(row["order"])): row for row in mine}
+        fits = [float(at["projected", s]["at_frames"]) for s in (2, 4, 6)]
         assert fits == sorted(fits)
         exact = {at["hybrid", s]["at_frames"] for s in (2, 4, 6)}
         assert len(exact) == 1 and float(exact.pop()) >= fits[-1] - 1e-3
-        assert [at["polynomial", s]["between"] != "" for s in (2, 4, 6)] == [True, True, False]  # four frames given
+        assert [at["projected", s]["between"] != "" for s in (2, 4, 6)] == [True, True, False]  # four frames given
         gains = [float(at["hybrid", s]["amplification"]) for s in (2, 4, 6)]
         assert gains == sorted(gains)
 

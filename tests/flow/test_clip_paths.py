@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlfm.errors import VLFMError
-from vlfm.flow.interpolation import PATHS, PolynomialPath, clip_path, hybrid
-from vlfm.flow.legendre import LegendreBasis
+from vlfm.flow.bases import LegendreBasis
+from vlfm.flow.interpolation import PATHS, ProjectedPath, clip_path, hybrid
 from vlfm.flow.projection import frame_times, project, projection_matrix
 from vlfm.flow.tails import TAILS, ExtendedPath, growth, reach
 
@@ -39,7 +39,7 @@ clips = st.fixed_dictionaries(
 def test_hybrid_is_exact_at_the_frames_at_any_order(chosen, share):
     latents, times = random_clip(**chosen)
     order = 1 + round(share * (math.isqrt(4 * len(times)) - 1)) if len(times) > 3 else 1
-    path = clip_path(latents, chosen["duration"], order, times=times, ridge=1e-9)
+    path = clip_path(latents, LegendreBasis(order, chosen["duration"]), times=times, ridge=1e-9)
     torch.testing.assert_close(path.evaluate(times), latents, rtol=0, atol=1e-10)
 
 
@@ -48,10 +48,10 @@ def test_hybrid_is_exact_at_the_frames_at_any_order(chosen, share):
 def test_hybrid_between_frames_is_the_polynomial_plus_a_line(chosen):
     """Against numpy's own linear interpolation, which also holds its ends."""
     latents, times = random_clip(**chosen)
-    path = clip_path(latents, chosen["duration"], 1, times=times)
+    path = clip_path(latents, LegendreBasis(1, chosen["duration"]), times=times)
     t = torch.linspace(0, chosen["duration"], 41, dtype=torch.float64)
-    residual = (latents - path.polynomial.evaluate(times)).flatten(2).numpy()
-    found = (path.evaluate(t) - path.polynomial.evaluate(t)).flatten(2).numpy()
+    residual = (latents - path.projected.evaluate(times)).flatten(2).numpy()
+    found = (path.evaluate(t) - path.projected.evaluate(t)).flatten(2).numpy()
     for clip in range(2):
         for entry in range(6):
             np.testing.assert_allclose(
@@ -62,7 +62,7 @@ def test_hybrid_between_frames_is_the_polynomial_plus_a_line(chosen):
 @pytest.mark.parametrize("kind", PATHS)
 def test_derivatives_are_the_slopes_of_the_values(kind):
     latents, times = random_clip(irregular=True)
-    path = clip_path(latents, 2.0, 5, kind, times=times)
+    path = clip_path(latents, LegendreBasis(5, 2.0), kind, times=times)
     t = torch.rand(40, generator=torch.Generator().manual_seed(5), dtype=torch.float64) * 1.98 + 0.01
     away = (t[:, None] - times).abs().amin(1) > 1e-5  # from the corners
     step = 1e-6
@@ -75,7 +75,7 @@ def test_hybrid_slopes_at_its_corners():
     """After a frame; at the last frame before it; flat beyond the frames."""
     times = torch.tensor([0.2, 0.4, 0.8], dtype=torch.float64)
     latents = torch.tensor([[[0.0], [1.0], [5.0]]], dtype=torch.float64)
-    zero = PolynomialPath(torch.zeros(1, 1, 1, dtype=torch.float64), LegendreBasis(1, 1.0))
+    zero = ProjectedPath(torch.zeros(1, 1, 1, dtype=torch.float64), LegendreBasis(1, 1.0))
     path = hybrid(zero, latents, times)
     t = torch.tensor([0.0, 0.2, 0.4, 0.5, 0.8, 0.9, 1.0], dtype=torch.float64)
     torch.testing.assert_close(path.evaluate(t)[0, :, 0], torch.tensor([0, 0, 1, 2, 5, 5, 5.0]).double())
@@ -85,7 +85,7 @@ def test_hybrid_slopes_at_its_corners():
 @pytest.mark.parametrize("kind", PATHS)
 def test_times_may_be_one_shared_or_each_clips_own(kind):
     latents, _ = random_clip()
-    path = clip_path(latents, 2.0, 4, kind)
+    path = clip_path(latents, LegendreBasis(4, 2.0), kind)
     t = torch.tensor([0.3, 1.7], dtype=torch.float64)
     for function in (path.evaluate, path.derivative):
         shared = function(t)
@@ -98,8 +98,8 @@ def test_times_may_be_one_shared_or_each_clips_own(kind):
 
 def test_polynomial_path_is_the_projection():
     latents, times = random_clip()
-    path = clip_path(latents, 2.0, 4, "polynomial", method="zoh")
-    h = project(latents, projection_matrix(10, 4, 2.0, "zoh"))
+    path = clip_path(latents, LegendreBasis(4, 2.0), "projected", method="zoh")
+    h = project(latents, projection_matrix(10, LegendreBasis(4, 2.0), "zoh"))
     torch.testing.assert_close(path.coefficients, h)
     torch.testing.assert_close(
         path.evaluate(times), torch.einsum("b...s,ks->bk...", h, LegendreBasis(4, 2.0).evaluate(times))
@@ -108,7 +108,7 @@ def test_polynomial_path_is_the_projection():
 
 def test_one_frame_stays_where_it_is():
     latents, _ = random_clip(frames=1)
-    path = clip_path(latents, 2.0, 1)
+    path = clip_path(latents, LegendreBasis(1, 2.0))
     t = torch.tensor([0.0, 0.7, 2.0])
     torch.testing.assert_close(path.evaluate(t), latents.expand(-1, 3, -1, -1))
     assert (path.derivative(t) == 0).all()
@@ -117,27 +117,27 @@ def test_one_frame_stays_where_it_is():
 def test_empty_batch():
     latents, _ = random_clip(clips=0)
     for kind in PATHS:
-        assert clip_path(latents, 2.0, 3, kind).evaluate(torch.tensor([0.5, 1.0])).shape == (0, 2, 3, 2)
+        assert clip_path(latents, LegendreBasis(3, 2.0), kind).evaluate(torch.tensor([0.5, 1.0])).shape == (0, 2, 3, 2)
 
 
 def test_clip_path_refusals():
     latents, times = random_clip()
     with pytest.raises(VLFMError, match="unknown path"):
-        clip_path(latents, 2.0, 3, "spline")
+        clip_path(latents, LegendreBasis(3, 2.0), "spline")
     with pytest.raises(VLFMError, match="must be"):
-        clip_path(torch.zeros(3), 2.0, 3)
+        clip_path(torch.zeros(3), LegendreBasis(3, 2.0))
     with pytest.raises(VLFMError, match="disagree about the frames"):
-        clip_path(latents, 2.0, 3, times=times[:-1])
+        clip_path(latents, LegendreBasis(3, 2.0), times=times[:-1])
     with pytest.raises(VLFMError, match="increase strictly"):
-        clip_path(latents, 2.0, 3, times=times.flip(0))
+        clip_path(latents, LegendreBasis(3, 2.0), times=times.flip(0))
     with pytest.raises(VLFMError, match="as many times"):
-        hybrid(clip_path(latents, 2.0, 3, "polynomial"), latents, times[1:])
+        hybrid(clip_path(latents, LegendreBasis(3, 2.0), "projected"), latents, times[1:])
     broken = latents.clone()
     broken[1, 4, 0, 0] = math.nan
     with pytest.raises(VLFMError, match="not finite"):
-        clip_path(broken, 2.0, 3)
+        clip_path(broken, LegendreBasis(3, 2.0))
     for kind in PATHS:
-        path = clip_path(latents, 2.0, 3, kind)
+        path = clip_path(latents, LegendreBasis(3, 2.0), kind)
         for t in (-0.1, 2.1, math.nan):
             for function in (path.evaluate, path.derivative):
                 with pytest.raises(VLFMError, match="must lie in"):
@@ -149,7 +149,7 @@ def test_clip_path_refusals():
 
 def extended(tail, kind="hybrid", order=3, **settings):
     latents = smooth(frame_times(12, 2.0) / 2)[None].expand(2, -1, -1)
-    return ExtendedPath(clip_path(latents, 2.0, order, kind), tail, **settings)
+    return ExtendedPath(clip_path(latents, LegendreBasis(order, 2.0), kind), tail, **settings)
 
 
 @pytest.mark.parametrize("kind", PATHS)
@@ -173,7 +173,7 @@ def test_tails_derivatives_are_the_slopes_of_their_values(tail, kind):
 
 
 def test_polynomial_tail_is_the_polynomial_and_refused_past_its_growth():
-    path = extended("polynomial", "polynomial", max_growth=10.0)
+    path = extended("continued", "projected", max_growth=10.0)
     limit = reach(path.path.basis, 10.0)
     t = torch.tensor([2.2, limit - 1e-6], dtype=torch.float64)
     g = LegendreBasis(3, 2.0).evaluate(t)
@@ -181,7 +181,7 @@ def test_polynomial_tail_is_the_polynomial_and_refused_past_its_growth():
     with pytest.raises(VLFMError, match=r"grown 10 times .*hold, linear or refit"):
         path.evaluate(torch.tensor(limit + 1e-3, dtype=torch.float64))
     with pytest.raises(VLFMError, match="refused"):  # D7: 2 s → 8 s is always garbage
-        extended("polynomial", order=6).evaluate(torch.tensor(8.0))
+        extended("continued", order=6).evaluate(torch.tensor(8.0))
 
 
 def test_growth_is_one_at_the_end_and_reach_inverts_it():
@@ -215,19 +215,19 @@ def test_linear_starts_with_the_end_slope_and_stops():
 def test_refit_continues_a_straight_line():
     times = frame_times(12, 2.0)
     line = torch.stack([3 * times - 1, 0.5 - times], -1)[None]
-    path = ExtendedPath(clip_path(line, 2.0, 4), "refit")
+    path = ExtendedPath(clip_path(line, LegendreBasis(4, 2.0)), "refit")
     t = torch.tensor([2.5, 8.0], dtype=torch.float64)
     torch.testing.assert_close(path.evaluate(t), torch.stack([3 * t - 1, 0.5 - t], -1)[None], rtol=0, atol=1e-9)
     quadratic = torch.stack([times**2], -1)[None]
-    path = ExtendedPath(clip_path(quadratic, 2.0, 4), "refit", refit_order=3, window=0.7)
+    path = ExtendedPath(clip_path(quadratic, LegendreBasis(4, 2.0)), "refit", refit_order=3, window=0.7)
     torch.testing.assert_close(path.evaluate(t), torch.stack([t**2], -1)[None], rtol=0, atol=1e-8)
 
 
 def test_refit_is_calmer_than_the_polynomial():
     noisy = torch.randn(4, 24, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    path = clip_path(noisy, 2.0, 8, "polynomial")
+    path = clip_path(noisy, LegendreBasis(8, 2.0), "projected")
     t = torch.tensor(3.0, dtype=torch.float64)
-    wild = ExtendedPath(path, "polynomial", max_growth=1e9).evaluate(t).abs().max()
+    wild = ExtendedPath(path, "continued", max_growth=1e9).evaluate(t).abs().max()
     assert ExtendedPath(path, "refit").evaluate(t).abs().max() < 0.01 * wild
 
 
@@ -250,7 +250,7 @@ def test_tail_refusals():
         ({"tail": "refit", "window": math.nan}, "window"),
         ({"tail": "refit", "refit_order": 0}, "refit_order"),
         ({"tail": "refit", "refit_order": 17}, "refit_order"),
-        ({"tail": "polynomial", "max_growth": math.inf}, "max_growth"),
+        ({"tail": "continued", "max_growth": math.inf}, "max_growth"),
     ):
         with pytest.raises(VLFMError, match=reason):
             ExtendedPath(path, **settings)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from vlfm.errors import VLFMError
 from vlfm.flow import readout
+from vlfm.flow.bases import LegendreBasis
 from vlfm.flow.heads import CoefficientsHead, DirectHead, VelocityHead, closed_form_field
-from vlfm.flow.legendre import LegendreBasis
 from vlfm.flow.losses import parseval, velocity_mse
 from vlfm.flow.path import VideoLatentFlow, VideoLatentPath
 from vlfm.flow.projection import frame_times

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlfm.errors import VLFMError
-from vlfm.flow.legendre import LegendreBasis
+from vlfm.flow.bases import LegendreBasis
 
 orders = st.integers(1, 24)
 durations = st.floats(0.05, 60)

@@ -6,7 +6,7 @@ import scipy.linalg
 import scipy.signal
 import torch
 
-from vlfm.flow.legendre import LegendreBasis
+from vlfm.flow.bases import LegendreBasis
 from vlfm.flow.legs import METHODS, legs_matrices, legs_step
 
 ORDERS = (1, 2, 5, 16)

@@ -9,7 +9,7 @@ import torch
 from flow_support import numpy_basis, smooth
 
 from vlfm.errors import VLFMError
-from vlfm.flow.legendre import LegendreBasis
+from vlfm.flow.bases import LegendreBasis
 from vlfm.flow.path import VideoLatentPath
 from vlfm.flow.projection import frame_times
 from vlfm.flow.schedules import ExactSchedule
@@ -35,18 +35,18 @@ def rough(frames, seed=0):
 
 def test_frame_error_falls_with_the_order():
     """Lemma F.1, and nothing is left of a polynomial; one order short, what numpy's least squares leaves."""
-    errors = [float(frame_error(rough(48), order, 1.0)) for order in (1, 2, 4, 8, 16, 32)]
+    errors = [float(frame_error(rough(48), LegendreBasis(order, 1.0))) for order in (1, 2, 4, 8, 16, 32)]
     assert all(a > b for a, b in pairwise(errors))
     basis = numpy_basis(frame_times(20, 1.0), 4, 1.0)
     cubic = torch.tensor(basis)[None]
-    assert float(frame_error(cubic, 4, 1.0)) < 1e-13
+    assert float(frame_error(cubic, LegendreBasis(4, 1.0))) < 1e-13
     _, left, *_ = np.linalg.lstsq(basis[:, :3], basis[:, 3], rcond=None)
-    assert float(frame_error(cubic, 3, 1.0)) == pytest.approx(math.sqrt(left[0] / 20 / 4))
+    assert float(frame_error(cubic, LegendreBasis(3, 1.0))) == pytest.approx(math.sqrt(left[0] / 20 / 4))
 
 
 def test_held_out_error_has_a_best_order():
     """Lemma 5.2: first the polynomial gains, then it swings between the frames."""
-    errors = {order: float(held_out_error(rough(49), order, 1.0)) for order in (1, 2, 6, 12, 18, 24)}
+    errors = {order: float(held_out_error(rough(49), LegendreBasis(order, 1.0))) for order in (1, 2, 6, 12, 18, 24)}
     best = min(errors, key=errors.get)
     assert 2 < best < 18 and errors[24] > 100 * errors[best] and errors[1] > 3 * errors[best]
 
@@ -56,22 +56,22 @@ def test_held_out_error_looks_only_between_observed_frames():
     for spike in range(12):
         latents = torch.zeros(1, 12, 1, dtype=torch.float64)
         latents[0, spike] = 1.0
-        error = float(held_out_error(latents, 1, 1.0, every=3))
+        error = float(held_out_error(latents, LegendreBasis(1, 1.0), every=3))
         observed = spike in (2, 5, 8, 11)
         outside = spike in (0, 1)
         expected = 0.25 if observed else 0.0 if outside else math.sqrt(1 / 6)
         assert error == pytest.approx(expected, abs=1e-12)
     with pytest.raises(VLFMError, match="more frames"):
-        held_out_error(torch.zeros(1, 3, 1), 1, 1.0)
+        held_out_error(torch.zeros(1, 3, 1), LegendreBasis(1, 1.0))
 
 
 def test_timescale_error_is_that_of_sampling():
     """Lemma 5.4: nothing for a polynomial, little for a smooth clip, more at a coarser rate."""
     cubic = torch.tensor(numpy_basis(frame_times(24, 1.0), 4, 1.0))[None]
     for factor in (1, 2, 3):
-        assert float(timescale_error(cubic, 4, 1.0, factor)) < 1e-12
+        assert float(timescale_error(cubic, LegendreBasis(4, 1.0), factor)) < 1e-12
     clip = smooth(frame_times(96, 1.0))[None]
-    twice, thrice = (float(timescale_error(clip, 8, 1.0, factor, "zoh")) for factor in (2, 3))
+    twice, thrice = (float(timescale_error(clip, LegendreBasis(8, 1.0), factor, "zoh")) for factor in (2, 3))
     assert 0 < twice < thrice < 0.1
 
 
@@ -118,18 +118,17 @@ def test_true_times_are_used_where_given():
     path = VideoLatentPath(LegendreBasis(4, 1.0), ExactSchedule(24, 1.0))
     z = torch.zeros(1, 4, dtype=torch.float64)
     everything = torch.ones(24, dtype=torch.bool)
-    assert float(frame_error(cubic, 4, 1.0, times=times)) < 1e-12 < 1e-4 < float(frame_error(cubic, 4, 1.0))
-    assert float(held_out_error(cubic, 4, 1.0, times=times)) < 1e-12 < 1e-4 < float(held_out_error(cubic, 4, 1.0))
-    assert (
-        float(timescale_error(cubic, 4, 1.0, 2, times=times)) < 1e-12 < 1e-4 < float(timescale_error(cubic, 4, 1.0, 2))
-    )
+    basis = path.basis
+    assert float(frame_error(cubic, basis, times=times)) < 1e-12 < 1e-4 < float(frame_error(cubic, basis))
+    assert float(held_out_error(cubic, basis, times=times)) < 1e-12 < 1e-4 < float(held_out_error(cubic, basis))
+    assert float(timescale_error(cubic, basis, 2, times=times)) < 1e-12 < 1e-4 < float(timescale_error(cubic, basis, 2))
     budget = error_budget(cubic, everything, path, z, times=times)
     assert budget.projection.max() < 1e-12
     assert torch.equal(budget.times, times[times >= 1 / 24])
     with pytest.raises(VLFMError, match="as many times"):
-        frame_error(cubic, 4, 1.0, times=times[:-1])
+        frame_error(cubic, LegendreBasis(4, 1.0), times=times[:-1])
     with pytest.raises(VLFMError, match="increase"):
-        frame_error(cubic, 4, 1.0, times=times.flip(0))
+        frame_error(cubic, LegendreBasis(4, 1.0), times=times.flip(0))
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -139,13 +138,13 @@ def test_held_out_hybrid_of_low_order_is_the_straight_line(order):
     given = clip[0, 1::2].numpy()
     lines = np.stack([np.interp(times[between], times[1::2], given[:, c]) for c in range(4)], -1)
     expected = np.sqrt(np.mean((lines - clip[0, between].numpy()) ** 2))
-    assert float(held_out_error(clip, order, 1.0, kind="hybrid")) == pytest.approx(expected)
+    assert float(held_out_error(clip, LegendreBasis(order, 1.0), kind="hybrid")) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("method", ["lstsq", "euler", "backward", "bilinear", "zoh"])
 @pytest.mark.parametrize("factor", [2, 3])
 def test_speed_does_not_change_the_coefficients(method, factor):
-    assert float(dilation_error(rough(24), 6, 1.0, factor, method, times=uneven(24))) < 1e-12
+    assert float(dilation_error(rough(24), LegendreBasis(6, 1.0), factor, method, times=uneven(24))) < 1e-12
 
 
 def test_lipschitz_quotient_of_a_linear_map_lies_between_its_singular_values():

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from tests.data.theory import COUNT, DURATION, SHAPE, Linear, cubic, group, noise, rotation, uneven_times
-from vlfm.flow.projection import project, projection_matrix
+from vlfm.coefficients.basis import clip_basis
+from vlfm.flow.projection import project, projection_matrix, reconstruct
 from vlfm.model.rendering import clip_noise
 from vlfm.theory import budget, closed_form, lipschitz, orders, write
 
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::vlfm.flow.projection.Projection
 def test_projection_error_of_a_cubic_ends_at_order_four():
     latents = cubic()
     rows = orders.measure_projection([group(latents[:1]), group(latents[1:], autoencoder=noise(2))], DURATION)
-    assert len(rows) == 2 * 5 * COUNT and not any(row["note"] for row in rows)
+    assert len(rows) == 2 * 6 * COUNT and not any(row["note"] for row in rows)
     lstsq = {row["order"]: row for row in rows if row["method"] == "lstsq" and row["latents"] == "inverted"}
     assert lstsq[3]["relative"] > 1e-3 and all(lstsq[order]["relative"] < 1e-10 for order in range(4, COUNT + 1))
     deviation = (latents - latents.mean(1, keepdim=True)).square().mean().sqrt()
@@ -38,8 +39,15 @@ def test_what_overflows_is_told_and_left_empty():
 def test_held_out_orders_lines_and_refusals():
     latents = cubic() + 0.02 * noise(seed=1)
     rows = orders.measure_held_out([group(latents)], DURATION)
-    assert orders.best_order(rows, "inverted") == 4
-    polynomial = {row["order"]: row for row in rows if row["path"] == "polynomial" and row["latents"] == "inverted"}
+    assert orders.best_order(rows, "inverted", "legendre") == 4
+    drawn = [row for row in rows if row["path"] == "projected" and row["latents"] == "inverted"]
+    cosine, polynomial = (
+        {row["order"]: row for row in drawn if row["basis"] == basis} for basis in ("cosine", "legendre")
+    )
+    # A cubic takes more cosines; as many as there are given frames do not swing between them.
+    assert cosine[4]["error"] > polynomial[4]["error"] and cosine[6]["error"] == min(
+        row["error"] for row in cosine.values() if np.isfinite(row["error"])
+    )
     assert polynomial[6]["error"] > 1.2 * polynomial[4]["error"] and polynomial[1]["error"] > 5 * polynomial[4]["error"]
     assert np.isnan(polynomial[7]["error"]) and "6 frames" in polynomial[7]["note"]
     assert polynomial[6]["at_frames"] < 1e-10 < polynomial[5]["at_frames"]
@@ -58,7 +66,7 @@ def test_held_out_orders_lines_and_refusals():
 def test_timescale_is_exact_for_speed_and_not_for_sampling():
     rows = orders.measure_timescale([group(cubic(), autoencoder=noise())], DURATION)
     faster = [row["change"] for row in rows if row["experiment"] == "faster"]
-    assert max(faster) < 1e-10 and len(faster) == 2 * 3 * COUNT
+    assert max(faster) < 1e-10 and len(faster) == 2 * 4 * COUNT
     change = {
         (row["latents"], row["method"], row["factor"], row["order"]): row["change"]
         for row in rows
@@ -71,7 +79,7 @@ def test_timescale_is_exact_for_speed_and_not_for_sampling():
 
 def test_closed_form_costs_nothing_and_anything_else_its_square(config):
     latents = noise(3)
-    weights = projection_matrix(uneven_times().double(), config.flow.order, DURATION)
+    weights = projection_matrix(uneven_times().double(), clip_basis(config, DURATION))
     truth = project(latents, weights)
     groups = [group(latents[:2]), group(latents[2:])]
     rows = closed_form.measure_closed_form(config, groups, [truth[:2], 1.5 * truth[2:]], scale=2.0)
@@ -112,8 +120,10 @@ def test_lipschitz_finds_the_largest_singular_value(config, monkeypatch):
 
 
 def test_a_direction_without_error_is_told(config):
-    latents = cubic()
-    truth = project(latents, projection_matrix(uneven_times().double(), config.flow.order, DURATION))
+    basis, times = clip_basis(config, DURATION), uneven_times().double()
+    projected = project(cubic(), projection_matrix(times, basis))
+    latents = reconstruct(projected, basis.evaluate(times)[None])
+    truth = project(latents, projection_matrix(times, basis))
     rows = lipschitz.measure_lipschitz(config, [group(latents)], [truth], Linear(rotation()))
     for row in rows:
         empty = row["direction"] in ("projection error", "network error")
@@ -146,7 +156,7 @@ def test_budget_of_a_decoder_that_does_nothing(config):
 def test_budget_blames_the_network_for_its_own_error_alone(config):
     """With every frame given and Ĥ = H the network's term is 0; shifted by a constant mode it is that shift."""
     latents = noise(1)
-    truth = project(latents, projection_matrix(uneven_times().double(), config.flow.order, DURATION))
+    truth = project(latents, projection_matrix(uneven_times().double(), clip_basis(config, DURATION)))
     shifted = truth.clone()
     shifted[..., 0] += 0.5
     for guess, expected in ((truth, 0.0), (shifted, 0.5 * np.sqrt(18))):

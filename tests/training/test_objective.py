@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tests.conftest import SMALL, make_config, merge
+from vlfm.coefficients.basis import clip_basis
 from vlfm.errors import VLFMError
-from vlfm.flow.legendre import LegendreBasis
 from vlfm.flow.path import VideoLatentPath
 from vlfm.flow.schedules import make_schedule
 from vlfm.model.transformer import VLFMTransformer
@@ -46,7 +46,7 @@ def in_seconds(config, duration):
     """The path of one clip length as the paper writes it, time in seconds."""
     flow, frames = config.flow, config.clips.num_frames_of(duration)
     return VideoLatentPath(
-        LegendreBasis(flow.order, duration),
+        clip_basis(config, duration),
         make_schedule(flow.schedule, frames, duration, flow.sigma_min, flow.renoise, flow.alpha),
     )
 
@@ -152,7 +152,7 @@ def test_dropping_captions_needs_an_empty_one():
 
 
 @pytest.mark.parametrize("durations", [0.5, [0.5, 2.0]])
-@pytest.mark.parametrize("schedule", [{"schedule": "exact"}, {"schedule": "paper"}])
+@pytest.mark.parametrize("schedule", [{"schedule": "exact"}, {"schedule": "paper", "basis": "legendre"}])
 def test_the_velocity_scale_is_that_of_the_data(schedule, durations):
     config = configured("velocity", durations=durations, flow=schedule)
     sizes = torch.tensor([1.0, 0.7, 0.5, 0.2])

@@ -57,7 +57,7 @@ def test_streaming_is_the_whole_shot_at_once(count, seed, path, fps):
     windows = [(start, min(count, start + path.window)) for start in window_starts(count, path)]
     weights = blended_weights(times, windows, np.clip(instants, 0, times[-1]), path)
     expected = np.tensordot(weights, frames.astype(float), 1).round().clip(0, 255)
-    if path.kind != "polynomial":
+    if path.kind != "projected":
         nearest = np.abs(np.minimum(instants, times[-1])[:, None] - times).argmin(1)
         untouched = np.abs(np.minimum(instants, times[-1]) - times[nearest]) <= min(0.001, 0.05 / max(fps, 24))
         expected[untouched] = frames[nearest[untouched]]
@@ -105,11 +105,11 @@ def test_given_frames_pass_untouched_and_others_do_not():
 
 def test_the_papers_path_is_smooth_everywhere_instead():
     frames = pictures(20)
-    made = run(frames, np.arange(20) / 24, 48, settings=PathSettings("polynomial", 8, 3))
+    made = run(frames, np.arange(20) / 24, 48, settings=PathSettings("projected", 8, 3))
     assert (made[::2] != frames).any((1, 2, 3)).all()
 
 
-@pytest.mark.parametrize("kind", ["hybrid", "polynomial"])
+@pytest.mark.parametrize("kind", ["hybrid", "projected"])
 def test_smooth_motion_is_followed_exactly(kind):
     """Brightness that is a cubic in time is an order-4 path's, also across windows."""
     times, at = np.arange(30) / 24, np.arange(58) / 48
@@ -192,8 +192,9 @@ def test_moving_within_shots_only():
 
 
 def test_a_polynomial_tail_that_explodes_is_refused():
-    with pytest.raises(VLFMError, match="polynomial tail is refused"):
-        run(pictures(20), np.arange(20) / 24, 24, until=5.0, tail="polynomial")
+    with pytest.raises(VLFMError, match="`continued` is refused"):
+        legendre = PathSettings(basis="legendre")
+        run(pictures(20), np.arange(20) / 24, 24, until=5.0, tail="continued", settings=legendre)
 
 
 @pytest.mark.parametrize(
@@ -201,8 +202,10 @@ def test_a_polynomial_tail_that_explodes_is_refused():
     [
         ({"kind": "spline"}, "unknown path"),
         ({"window": 2}, "3 to 64"),
-        ({"window": 8, "order": 6}, "2√N"),
-        ({"order": 0}, "2√N"),
+        ({"window": 8, "order": 6, "basis": "legendre"}, "1 to 5 Legendre polynomials"),
+        ({"window": 8, "order": 9}, "1 to 8 cosines"),
+        ({"order": 0}, "1 to 8 cosines"),
+        ({"basis": "wavelet"}, "unknown basis"),
     ],
 )
 def test_nonsense_is_refused(change, said):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy.interpolate import CubicSpline
 
 from vlfm.errors import VLFMError
+from vlfm.flow.bases import BASES, make_basis
 from vlfm.flow.interpolation import clip_path
 from vlfm.flow.tails import TAILS, ExtendedPath
 from vlfm.video.weights import KINDS, path_weights, tail_weights
@@ -22,23 +23,28 @@ def test_rows_sum_to_one_and_frames_are_exact(gaps, origin, kind, order):
     times = origin + np.cumsum([0, *gaps])
     at = np.linspace(times[0] - 0.1, times[-1] + 0.1, 37)
     np.testing.assert_allclose(path_weights(kind, times, at, order).sum(1), 1, atol=1e-7)
-    if kind != "polynomial":
+    if kind != "projected":
         np.testing.assert_allclose(path_weights(kind, times, times, order), np.eye(len(times)), atol=1e-7)
         np.testing.assert_allclose(path_weights(kind, times, at[:1], order)[0], np.eye(len(times))[0], atol=1e-7)
 
 
-@pytest.mark.parametrize("kind", ["polynomial", "hybrid"])
-def test_matrix_is_the_path(kind):
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("kind", ["projected", "hybrid"])
+def test_matrix_is_the_path(kind, basis):
     random = np.random.default_rng(0)
     times, values = np.cumsum(random.uniform(0.03, 0.05, 10)), torch.as_tensor(random.normal(size=(10, 3)))
     at = np.linspace(times[0], times[-1], 23)
-    path = clip_path(values[None], times[-1] - times[0], 4, kind, torch.as_tensor(times - times[0]))
-    expected = path.evaluate(torch.as_tensor(at - times[0]))[0].numpy()
-    np.testing.assert_allclose(path_weights(kind, times, at, 4) @ values.numpy(), expected, atol=1e-5)
+    start = times[0] - (times[-1] - times[0]) / 9  # a clip begins one interval before its first frame
+    functions = make_basis(basis, 4, times[-1] - start, 10)
+    path = clip_path(values[None], functions, kind, torch.as_tensor(times - start))
+    expected = path.evaluate(torch.as_tensor(at - start))[0].numpy()
+    found = path_weights(kind, times, at, 4, basis=basis) @ values.numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
     for tail in TAILS:
         after = times[-1] + np.array([0.0, 0.02, 0.05])
-        expected = ExtendedPath(path, tail).evaluate(torch.as_tensor(after - times[0]))[0].numpy()
-        np.testing.assert_allclose(tail_weights(tail, times, after, kind, 4) @ values.numpy(), expected, atol=1e-4)
+        expected = ExtendedPath(path, tail).evaluate(torch.as_tensor(after - start))[0].numpy()
+        found = tail_weights(tail, times, after, kind, 4, basis) @ values.numpy()
+        np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_cubic_is_scipys():

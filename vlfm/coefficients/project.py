@@ -1,4 +1,4 @@
-"""The projection stage: latents of one shard → Legendre coefficients H of each clip."""
+"""The projection stage: latents of one shard → coefficients H of each clip."""
 
 import time
 import warnings
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from vlfm import config as configs
+from vlfm.coefficients.basis import clip_basis
 from vlfm.coefficients.shards import ClipCoefficients, write_shard
 from vlfm.flow.projection import project, projection_matrix
 from vlfm.latents.store import ClipLatents, LatentStore
@@ -17,7 +18,7 @@ from vlfm.storage.files import write_json
 from vlfm.storage.fingerprints import fingerprint
 from vlfm.storage.ledger import LedgerRow, write_ledger
 
-VERSION = 3  # of what this module writes; raise it when the same settings give other files
+VERSION = 4  # of what this module writes; raise it when the same settings give other files
 
 
 def project_shard(config: configs.Config, latents: Path, output: Path, moments: Path, ledger: Path) -> None:
@@ -83,14 +84,14 @@ def project_shard(config: configs.Config, latents: Path, output: Path, moments: 
             "shape": shape,
             "duration": store.duration,
             "num_frames": num_frames,
-            # Shares of T between which every clip was seen: beyond them a polynomial means nothing.
+            # Shares of T between which every clip was seen: beyond them a path means nothing.
             "observed": [first, last],
             "caption_channels": caption_channels,
             "fingerprint": fingerprint(
                 {
                     "version": VERSION,
                     "latents": store.fingerprint,
-                    **configs.settings(config, "flow.order", "flow.projection", "flow.ridge"),
+                    **configs.settings(config, "flow.basis", "flow.order", "flow.projection", "flow.ridge"),
                 }
             ),
         },
@@ -103,8 +104,7 @@ def _weights(config: configs.Config, times: np.ndarray, duration: float) -> tupl
         warnings.simplefilter("always")
         weights = projection_matrix(
             torch.from_numpy(times),
-            config.flow.order,
-            duration,
+            clip_basis(config, duration),
             config.flow.projection,
             config.flow.ridge,
         )

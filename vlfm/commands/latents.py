@@ -26,7 +26,7 @@ def add(commands: Commands) -> None:
         device=True,
         output="results/captions/empty.safetensors",
     )
-    project = commands.add("project", _project, "project one shard of latents on Legendre polynomials", device=True)
+    project = commands.add("project", _project, "project one shard of latents on the basis of flow.basis", device=True)
     for name in ("latents", "output", "moments", "ledger"):
         add_path(project, name)
 

@@ -41,10 +41,10 @@ def _add_extrapolate(commands: Commands) -> None:
     sub.add_argument("--seconds", type=float, required=True, help="how long it goes on after its last frame")
     sub.add_argument(
         "--tail",
-        choices=["motion", "hold", "linear", "refit", "polynomial"],
+        choices=["motion", "hold", "linear", "refit", "continued"],
         help="motion: everything goes on as it last moved and comes to rest (default on pixels); at fixed places: "
         "hold, the last frame stays (default in latents), linear, along the end slope, refit, along a line through the "
-        "last window, polynomial, the paper's, refused where it explodes",
+        "last window, continued, the paper's, refused where it explodes",
     )
     sub.add_argument("--fps", help="frames a second; default the input's own")
     sub.add_argument(
@@ -88,11 +88,12 @@ def _add_path_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("-o", "--output", type=Path, required=True, help=".mp4, .m4v, .mov or .mkv (H.264)")
     sub.add_argument(
         "--path",
-        choices=["motion", "hybrid", "polynomial", "linear"],
+        choices=["motion", "hybrid", "projected", "linear"],
         help="motion: along the motion between frames, the best measured (default on pixels); at fixed places: "
-        "hybrid, polynomial plus interpolated residual (default in latents), polynomial, the paper's, linear",
+        "hybrid, a projected path plus interpolated residual (default in latents), projected, the paper's, linear",
     )
-    sub.add_argument("--order", type=int, default=5, help="number of polynomials (default 5)")
+    sub.add_argument("--order", type=int, default=5, help="number of basis functions (default 5)")
+    sub.add_argument("--basis", choices=["cosine", "legendre"], default="cosine", help="of the path (default cosine)")
     sub.add_argument("--window", type=int, default=8, help="frames a path runs through (default 8)")
     sub.add_argument(
         "--decoder",
@@ -114,7 +115,9 @@ def _options(arguments):
     from vlfm.video.resample import PathSettings
 
     return Options(
-        path=PathSettings(arguments.path or _best(arguments, "hybrid"), arguments.window, arguments.order),
+        path=PathSettings(
+            arguments.path or _best(arguments, "hybrid"), arguments.window, arguments.order, arguments.basis
+        ),
         decoder=arguments.decoder,
         detail=not arguments.drop_detail,
         quality=arguments.quality,

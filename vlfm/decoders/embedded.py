@@ -1,4 +1,4 @@
-"""The embedded visual decoder: a patch autoencoder and a small noise predictor, trained on the clips themselves.
+"""The embedded visual decoder: an autoencoder and a small noise predictor, trained on the clips themselves.
 
 It stands in for Stable Diffusion where no model can be downloaded, behind the same interface. At depth 0 it can do
 without the noise predictor.
@@ -13,12 +13,15 @@ from diffusers import DDIMScheduler, UNet2DModel
 
 from vlfm.decoders import ddim
 from vlfm.decoders.base import Captions, VisualDecoder, check_size, refuse_null_text
+from vlfm.decoders.lapped_autoencoder import LappedAutoencoder
 from vlfm.decoders.patch_autoencoder import PatchAutoencoder
 from vlfm.errors import VLFMError
 
+Autoencoder = PatchAutoencoder | LappedAutoencoder
+
 
 class EmbeddedDecoder(VisualDecoder):
-    """Patch autoencoder + DDIM over a `UNet2DModel` noise predictor; see `VisualDecoder` for the methods.
+    """Autoencoder + DDIM over a `UNet2DModel` noise predictor; see `VisualDecoder` for the methods.
 
     Args:
         autoencoder: frames ↔ latents of unit variance.
@@ -34,7 +37,7 @@ class EmbeddedDecoder(VisualDecoder):
 
     def __init__(
         self,
-        autoencoder: PatchAutoencoder,
+        autoencoder: Autoencoder,
         unet: UNet2DModel | None,
         scheduler: DDIMScheduler,
         steps: int = 20,
@@ -129,13 +132,22 @@ class EmbeddedDecoder(VisualDecoder):
             if compile:
                 unet.compile()
         return cls(
-            PatchAutoencoder.from_pretrained(Path(folder) / "autoencoder", use_safetensors=True),
+            _autoencoder(Path(folder) / "autoencoder"),
             unet,
             DDIMScheduler.from_pretrained(Path(folder) / "scheduler"),
             steps,
             refine,
             depth,
         )
+
+
+def _autoencoder(folder: Path) -> Autoencoder:
+    """The autoencoder in a folder, of the kind that its config names."""
+    kind = PatchAutoencoder.load_config(folder).get("_class_name")
+    kinds = {each.__name__: each for each in (PatchAutoencoder, LappedAutoencoder)}
+    if kind not in kinds:
+        raise VLFMError(f"{folder / 'config.json'} names {kind!r}; there are {', '.join(kinds)}")
+    return kinds[kind].from_pretrained(folder, use_safetensors=True)
 
 
 def new_scheduler() -> DDIMScheduler:

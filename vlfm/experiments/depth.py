@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from vlfm import config as configs
+from vlfm.coefficients.basis import clip_basis
 from vlfm.coefficients.project import project_shard
 from vlfm.coefficients.shards import read_shard
 from vlfm.decoders.fit_embedded import fit_decoder
@@ -167,7 +168,8 @@ def _costs(run: Run, here: Path, shards: Sequence[str]) -> Row:
     decoded, lost = run.frames(names), []
     for shard, store in stores.items():
         for clip in read_shard(here / "coefficients" / f"{shard}.tar", decoded):
-            lost.append(projection_loss(run.decoder, decoded[clip.clip_id], store[clip.clip_id], clip))
+            basis = clip_basis(run.config, clip.duration)
+            lost.append(projection_loss(run.decoder, decoded[clip.clip_id], store[clip.clip_id], clip, basis))
     return {"round_trip": number(np.mean(round_trips)), "projection_loss": number(np.mean(lost))}
 
 

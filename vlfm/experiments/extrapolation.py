@@ -3,10 +3,10 @@
 Longer truths are consecutive windows of one source in the manifest, joined, and the generated scene. A path ends at T;
 what follows is one of the tails of `vlfm.flow.tails`, on autoencoder latents, on inverted latents (both the hybrid path
 of the given frames) and on the path that the trained network draws from the caption (the paper's). Where the growth of
-the basis passes its limit the tail `polynomial` is refused, and reported as refused.
+a basis passes its limit the tail `continued` is refused, and reported as refused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,8 @@ from vlfm.evaluation.means import means, number
 from vlfm.evaluation.metrics import METRICS
 from vlfm.experiments.shared.common import COLOURS, cached, concatenate, write_experiment, write_videos
 from vlfm.experiments.shared.scene import scene
-from vlfm.flow.interpolation import clip_path
+from vlfm.flow.bases import BASES, make_basis
+from vlfm.flow.interpolation import HybridPath, clip_path
 from vlfm.flow.projection import frame_times
 from vlfm.flow.tails import TAILS, ExtendedPath, reach
 from vlfm.frames import to_tensor
@@ -150,23 +151,27 @@ class Longer:
         self, run: Run, frames: torch.Tensor, times: np.ndarray, duration: float, stored: ClipLatents | None = None
     ):
         self.run, self.duration, self.stored = run, duration, stored
-        self.coder, self.order = run.coder(stored), run.config.flow.order
+        self.coder = run.coder(stored)
         inside = times <= duration + 1e-6
         self.given, self.given_times = frames[inside], times[inside]
         self.times, self.truth = times[~inside][STRIDE - 1 :: STRIDE], frames[~inside][STRIDE - 1 :: STRIDE]
         self.inverted = self.coder.invert(self.given) if stored is None else torch.from_numpy(stored.latents)
 
-    def paths(self):
-        """Space → the path of the clip on [0, T] and what decodes its latents."""
+    def paths(self) -> Iterator[tuple[str, str, str, HybridPath, Callable[[torch.Tensor], torch.Tensor]]]:
+        """Space, method, tail, the path of the clip on [0, T] and what decodes its latents."""
         times = torch.from_numpy(self.given_times)
         encoded, coder = self.coder.encode(self.given), self.coder
-        made = {
-            AUTOENCODER: (clip_path(encoded[None], self.duration, self.order, "hybrid", times), coder.decode),
-            INVERTED: (clip_path(self.inverted[None], self.duration, self.order, "hybrid", times), coder.generate),
-        }
+        spaces = {AUTOENCODER: (encoded, times, coder.decode), INVERTED: (self.inverted, times, coder.generate)}
+        own = self.run.config.flow.basis
+        for space, (latents, at, to_frames) in spaces.items():
+            for method, tail, basis in methods(own, BASES):
+                yield space, method, tail, self._through(latents, at, basis), to_frames
         if self.stored is not None:
-            made[NETWORK] = (self._network(), coder.without_null_text().generate)
-        return made
+            # What the head `coefficients` drew lies on this basis: nothing is lost by fitting it again.
+            at = frame_times(len(self.stored.times), self.duration)
+            path = self._through(self.run.rendered(self.stored, at), at, own)
+            for method, tail, _ in methods(own, (own,)):
+                yield NETWORK, method, tail, path, coder.without_null_text().generate
 
     def videos(self) -> dict[tuple[str, str], tuple[torch.Tensor, np.ndarray]]:
         """(space, method) → frames beyond T, and which of the instants they are: the others were refused."""
@@ -175,30 +180,29 @@ class Longer:
             (PIXELS, "repeat"): (self.given[-1:].expand_as(self.truth), everything),
             (AUTOENCODER, "truth"): (self.coder.decode(self.coder.encode(self.truth)), everything),
         }
-        for space, (path, to_frames) in self.paths().items():
-            for tail in TAILS:
-                extended = ExtendedPath(path, tail)
-                allowed = everything
-                if tail == "polynomial":
-                    allowed = everything[self.times <= reach(_basis(path), extended.max_growth)]
-                if not len(allowed):
-                    made[space, tail] = (self.truth[:0], allowed)
-                    continue
-                latents = extended.evaluate(torch.from_numpy(self.times[allowed]))[0].float()
-                # What stands still is decoded once.
-                unique, places = torch.unique(latents, dim=0, return_inverse=True)
-                made[space, tail] = (to_frames(unique)[places], allowed)
+        for space, method, tail, path, to_frames in self.paths():
+            extended = ExtendedPath(path, tail)
+            allowed = everything
+            if tail == "continued":
+                allowed = everything[self.times <= reach(path.projected.basis, extended.max_growth)]
+            if not len(allowed):
+                made[space, method] = (self.truth[:0], allowed)
+                continue
+            latents = extended.evaluate(torch.from_numpy(self.times[allowed]))[0].float()
+            # What stands still is decoded once.
+            unique, places = torch.unique(latents, dim=0, return_inverse=True)
+            made[space, method] = (to_frames(unique)[places], allowed)
         return made
 
-    def _network(self):
-        times = frame_times(len(self.stored.times), self.duration)
-        latents = self.run.rendered(self.stored, times)
-        # A polynomial of this order is what the head `coefficients` drew: nothing is lost by fitting one again.
-        return clip_path(latents[None], self.duration, self.order, "hybrid", times)
+    def _through(self, latents: torch.Tensor, times: torch.Tensor, basis: str) -> HybridPath:
+        flow, frames = self.run.config.flow, self.run.config.clips.num_frames_of(self.duration)
+        return clip_path(latents[None], make_basis(basis, flow.order, self.duration, frames), "hybrid", times)
 
 
-def _basis(path):
-    return path.polynomial.basis
+def methods(own: str, bases: Iterable[str]) -> list[tuple[str, str, str]]:
+    """Method, tail, basis: every tail on the run's `own` basis, `continued` on each of `bases`."""
+    tails = [(tail, tail, own) for tail in TAILS if tail != "continued"]
+    return [*tails, *((f"continued, {basis}", "continued", basis) for basis in bases)]
 
 
 def _record(longer: Longer, source: str, name: str, title: str, folder: Path, shown: bool) -> dict:
@@ -232,7 +236,7 @@ def _record(longer: Longer, source: str, name: str, title: str, folder: Path, sh
         labelled |= {
             f"{method} ({space})": frames
             for (space, method), (frames, allowed) in videos.items()
-            if len(allowed) == len(longer.times) and method in TAILS and space in (INVERTED, NETWORK)
+            if len(allowed) == len(longer.times) and space in (INVERTED, NETWORK)
         }
         rate = longer.run.config.clips.fps / STRIDE
         whole = {label: torch.cat([before, frames]) for label, frames in labelled.items()}
@@ -245,7 +249,14 @@ def _figure(table: list[Row]) -> str:
     from matplotlib import pyplot
 
     styles = {PIXELS: "-", AUTOENCODER: ":", INVERTED: "-", NETWORK: "--"}
-    colours = dict(zip(("repeat", "truth", *TAILS), COLOURS[6:] + COLOURS, strict=False))
+    names = dict.fromkeys(row["method"] for row in table)
+    colours = dict(
+        zip(
+            ("repeat", "truth", *(name for name in names if name not in ("repeat", "truth"))),
+            COLOURS[6:] + COLOURS,
+            strict=False,
+        )
+    )
     sources = list(dict.fromkeys(row["source"] for row in table))
     figure, axes = pyplot.subplots(
         len(sources), 1, figsize=(WIDTH, 3.0 * len(sources) + 1.2), layout="constrained", sharex=True, squeeze=False

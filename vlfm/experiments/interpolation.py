@@ -5,13 +5,13 @@ on pixels, on autoencoder latents and on inverted latents stand in one table. `t
 makes of the true frames: nothing in that space can be expected to be better, and the distance to `truth` on pixels is
 the decoder's share of what a method in that space loses.
 
-Polynomials are of the run's order, but at most of what n given frames carry between them: 2√n alone, √(2n) in a
-hybrid path, which has less to add (`carried`). Demo, 6 of 12 frames given, dB on autoencoder and inverted latents:
+Paths are of the run's order, but at most of what n given frames carry between them (`carried`). Demo, Legendre, 6 of
+12 frames given, dB on autoencoder and inverted latents:
 
 | s | linear | 2 | 3 | 4 | 5 | 6 |
 | --- | --- | --- | --- | --- | --- | --- |
 | hybrid | 26.99, 26.40 | 26.99, 26.40 | 26.98, 26.44 | 26.93, 26.47 | 26.76, 26.17 | 26.08, 22.64 |
-| polynomial | | | 26.45, 25.76 | 26.71, 26.16 | 26.70, 26.02 | 26.08, 22.64 |
+| projected | | | 26.45, 25.76 | 26.71, 26.16 | 26.70, 26.02 | 26.08, 22.64 |
 
 What was tried to close the distance to motion compensation on pixels: latents at fixed positions do not move, so
 
@@ -21,7 +21,6 @@ What was tried to close the distance to motion compensation on pixels: latents a
 - `motion, encoded + residual`: the same, plus what the decoder lost at the given frames (known there), moved along.
 """
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +35,7 @@ from vlfm.experiments.shared.common import COLOURS, cached, concatenate, write_e
 from vlfm.experiments.shared.interpolators import combine, minterpolate
 from vlfm.experiments.shared.motion import along_motion, estimate
 from vlfm.experiments.shared.scene import scene
+from vlfm.flow.bases import BASES
 from vlfm.frames import to_tensor
 from vlfm.plots import WIDTH, svg
 from vlfm.progress import with_progress
@@ -45,14 +45,21 @@ from vlfm.video.weights import path_weights
 
 METRICS = (*ALL_METRICS, *TEMPORAL)
 PIXELS, DECODED, AUTOENCODER, INVERTED = "pixels", "pixels, decoded", "autoencoder", "inverted"
-PATHS = {"latent linear": "linear", "latent cubic": "cubic", "polynomial": "polynomial", "hybrid": "hybrid"}
+PATHS = {  # method → path, basis
+    "latent linear": ("linear", "cosine"),
+    "latent cubic": ("cubic", "cosine"),
+    "cosine": ("projected", "cosine"),
+    "legendre": ("projected", "legendre"),
+    "cosine hybrid": ("hybrid", "cosine"),
+    "legendre hybrid": ("hybrid", "legendre"),
+}
 SHOWN = (
     (PIXELS, "truth"),
     (PIXELS, "blend"),
     (PIXELS, "minterpolate"),
     (PIXELS, "motion"),
     (INVERTED, "latent linear"),
-    (INVERTED, "hybrid"),
+    (INVERTED, "cosine hybrid"),
     (INVERTED, "motion, encoded"),
     (INVERTED, "motion, encoded + residual"),
 )
@@ -110,9 +117,13 @@ def _of_scene(run: Run, seed: int, size: tuple[int, int], folder: Path) -> dict:
     return _record(held, "scene", f"scene-{seed}", f"generated scene {seed}", folder, 2 * fps, seed == 0)
 
 
-def carried(kind: str, order: int, given: int) -> int:
-    """The order of a path of this kind through `given` frames: `order`, lowered to what they carry between them."""
-    return min(order, math.isqrt((2 if kind == "hybrid" else 4) * given))
+def carried(kind: str, basis: str, order: int, given: int) -> int:
+    """The order of a path of this kind through `given` frames: `order`, lowered to what they carry between them.
+
+    A hybrid path has less to add to its projection: it gets what half the frames carry.
+    """
+    frames = max(1, given // 2) if kind == "hybrid" else given
+    return min(order, BASES[basis].safe_order(frames))
 
 
 class Held:
@@ -122,7 +133,7 @@ class Held:
         frames: (N, 3, H, W) in [−1, 1], all true ones. times: (N,), seconds.
         latents: (N, C, h, w), the frames inverted; None to invert them here.
         start: the first given frame.
-        order: of the polynomials, at most.
+        order: of the paths, at most.
 
     Attributes:
         times, truth: of the frames from the first given one to the last.
@@ -206,11 +217,13 @@ class Held:
         def video(held: torch.Tensor) -> torch.Tensor:
             return self._video(shown, to_frames(held))
 
-        made = {method: video(self._path(kind, latents)) for method, kind in PATHS.items() if kind != "polynomial"}
-        # The polynomial alone misses the given frames too.
-        order = carried("polynomial", self.order, len(self.given))
-        weights = path_weights("polynomial", self.times[self.given], self.times, order)
-        made["polynomial"] = to_frames(combine(weights, latents))
+        made = {}
+        for method, (kind, basis) in PATHS.items():
+            if kind == "projected":
+                # It misses the given frames too.
+                made[method] = to_frames(self._path(kind, latents, slice(None), basis))
+            else:
+                made[method] = video(self._path(kind, latents, self.held, basis))
         made["motion"] = video(moved(latents))
         encoded = video(to_latents(moved(shown).clamp(-1, 1)))
         residual = self.truth[self.given] - shown
@@ -218,10 +231,13 @@ class Held:
         made["motion, encoded + residual"] = (encoded + self._video(residual, moved(residual))).clamp(-1, 1)
         return made
 
-    def _path(self, kind: str, values: torch.Tensor) -> torch.Tensor:
-        """The held-out values by a path of `vlfm.video.weights` through the given ones."""
-        order = carried(kind, self.order, len(self.given))
-        return combine(path_weights(kind, self.times[self.given], self.times[self.held], order), values)
+    def _path(
+        self, kind: str, values: torch.Tensor, where: np.ndarray | slice | None = None, basis: str = "cosine"
+    ) -> torch.Tensor:
+        """The values at `where`, by default the held-out ones, by a path of `vlfm.video.weights` through the given."""
+        order = carried(kind, basis, self.order, len(self.given))
+        instants = self.times[self.held if where is None else where]
+        return combine(path_weights(kind, self.times[self.given], instants, order, basis=basis), values)
 
     def _minterpolate(self, pictures: torch.Tensor) -> torch.Tensor:
         # It knows rates, not times: where a camera's times are uneven it gets nominal ones, as a video player has it.
@@ -262,8 +278,10 @@ def _caption(table: list[Row]) -> str:
         sentences.append(
             f"{source}: minterpolate {ahead:.2f} dB on pixels, {psnr[DECODED, 'minterpolate']:.2f} dB after a decoder "
             f"round trip: the decoder's share is {ahead - psnr[DECODED, 'minterpolate']:.2f} dB. On inverted latents "
-            f"hybrid {psnr[INVERTED, 'hybrid']:.2f} dB, linear {psnr[INVERTED, 'latent linear']:.2f} dB, polynomial "
-            f"{psnr[INVERTED, 'polynomial']:.2f} dB (the decoder on the true frames: {psnr[INVERTED, 'truth']:.2f}). "
+            f"cosines {psnr[INVERTED, 'cosine']:.2f} dB, hybrid {psnr[INVERTED, 'cosine hybrid']:.2f} dB; Legendre "
+            f"{psnr[INVERTED, 'legendre']:.2f} dB, hybrid {psnr[INVERTED, 'legendre hybrid']:.2f} dB; linear "
+            f"{psnr[INVERTED, 'latent linear']:.2f} dB (the decoder on the true frames: "
+            f"{psnr[INVERTED, 'truth']:.2f}). "
             f"Best there: {best[1]}, {psnr[best]:.2f} dB, {psnr[best] - ahead:+.2f} dB from minterpolate."
         )
     return " ".join(sentences)

@@ -1,7 +1,7 @@
 """The ledger: for every clip, in dB, where quality goes.
 
 A chain of videos, each made by one stage more, and the PSNR of each against the true frames, at the clips' own rate:
-`decoder` (the autoencoder alone), + `inversion` (and its undoing), + `projection` (the polynomial path), + `network`
+`decoder` (the autoencoder alone), + `inversion` (and its undoing), + `projection` (the path on the basis), + `network`
 (generated from the caption) and, measured here, + `interpolation`: the network draws every second frame and the last,
 and the hybrid path through these draws the others. A stage's loss is the PSNR before it less the PSNR after it, so
 
@@ -117,8 +117,9 @@ def _interpolated(run: Run, name: str, clip, folder: Path, shown: bool) -> dict:
     truth, times = to_tensor(clip.frames), clip.times
     latents = run.rendered(stored, torch.from_numpy(times))
     given = np.unique([*range(0, len(times), 2), len(times) - 1])
-    order = carried("hybrid", run.config.flow.order, len(given))
-    filled = combine(path_weights("hybrid", times[given], times, order), latents[given])
+    basis = run.config.flow.basis
+    order = carried("hybrid", basis, run.config.flow.order, len(given))
+    filled = combine(path_weights("hybrid", times[given], times, order, basis=basis), latents[given])
     frames = run.coder(stored).without_null_text().generate(filled)
     chosen = nearest_frames(rate_times(run.config.clips.fps, stored.duration), times)
     score = number(psnr(frames[chosen], truth[chosen]).mean())

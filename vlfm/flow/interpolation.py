@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 
 from vlfm.errors import VLFMError
-from vlfm.flow.legendre import LegendreBasis
+from vlfm.flow.bases import Basis
 from vlfm.flow.path import per_time
 from vlfm.flow.projection import check_finite, check_times, frame_times, project, projection_matrix, reconstruct
 from vlfm.flow.solvers import check_query_times
 
-PATHS = ("polynomial", "hybrid")
+PATHS = ("projected", "hybrid")
 
 
 @dataclass(frozen=True)
-class PolynomialPath:
-    """`μ_t = H g(t)`, the paper's path (Definition D.5). coefficients: (B, *shape, s)."""
+class ProjectedPath:
+    """`μ_t = H g(t)`, the paper's path (Definition D.5) on any basis. coefficients: (B, *shape, s)."""
 
     coefficients: Tensor
-    basis: LegendreBasis
+    basis: Basis
 
     @property
     def duration(self) -> float:
@@ -45,27 +45,27 @@ class PolynomialPath:
 
 @dataclass(frozen=True)
 class HybridPath:
-    """The polynomial plus the residual `u_τ − μ_τ`, interpolated linearly: exact at the frames at any order.
+    """The projected path plus the residual `u_τ − μ_τ`, interpolated linearly: exact at the frames at any order.
 
     Before the first frame and after the last the residual is held. At a frame, where the slope jumps, the
     derivative is the one after it; at the last frame the one before it, so that the end slope is the clip's.
 
-    polynomial: the clip's polynomial path. times: (N,), strictly increasing. residual: (B, N, *shape).
+    projected: the clip's projected path. times: (N,), strictly increasing. residual: (B, N, *shape).
     """
 
-    polynomial: PolynomialPath
+    projected: ProjectedPath
     times: Tensor
     residual: Tensor
 
     @property
     def duration(self) -> float:
         """T, seconds."""
-        return self.polynomial.duration
+        return self.projected.duration
 
     def evaluate(self, t: Tensor) -> Tensor:
         """Latents at t."""
         times, squeeze = _query(t, self.duration, self.residual)
-        values = self.polynomial.evaluate(times)
+        values = self.projected.evaluate(times)
         left, right, share, _ = self._between(times)
         values = values + torch.lerp(left, right, per_time(share.expand(len(values), -1), left))
         return values[:, 0] if squeeze else values
@@ -73,7 +73,7 @@ class HybridPath:
     def derivative(self, t: Tensor) -> Tensor:
         """Their derivative, per second."""
         times, squeeze = _query(t, self.duration, self.residual)
-        values = self.polynomial.derivative(times)
+        values = self.projected.derivative(times)
         left, right, _, slope = self._between(times)
         values = values + per_time(slope.expand(len(values), -1), left) * (right - left)
         return values[:, 0] if squeeze else values
@@ -97,42 +97,41 @@ class HybridPath:
 
 def clip_path(
     latents: Tensor,
-    duration: float,
-    order: int,
+    basis: Basis,
     kind: str = "hybrid",
     times: Tensor | None = None,
     method: str = "lstsq",
     ridge: float = 0.0,
-) -> PolynomialPath | HybridPath:
+) -> ProjectedPath | HybridPath:
     """The path of clips whose frames are given: latents (B, N, *shape).
 
-    kind: `polynomial` (the paper) or `hybrid`. times: (N,) seconds, default the nominal `τT/N`. method,
-    ridge: how the polynomial is projected. Raises `VLFMError` as `projection_matrix` and `project` do.
+    basis: g, with its order s and duration T. kind: `projected` (the paper's) or `hybrid`. times: (N,) seconds,
+    default the nominal `τT/N`. method, ridge: as `projection_matrix` takes them. Raises `VLFMError` as
+    `projection_matrix` and `project` do.
     """
     if kind not in PATHS:
         raise VLFMError(f"unknown path {kind!r}; there are {', '.join(PATHS)}")
     if latents.ndim < 2:
         raise VLFMError(f"latents must be (B, N, *shape); they are {tuple(latents.shape)}")
-    grid = latents.shape[1] if times is None else check_times(times, duration)
-    weights = projection_matrix(grid, order, duration, method, ridge)
-    coefficients = project(latents, weights)
-    polynomial = PolynomialPath(coefficients, LegendreBasis(order, duration))
-    return polynomial if kind == "polynomial" else hybrid(polynomial, latents, times)
+    grid = latents.shape[1] if times is None else check_times(times, basis.duration)
+    weights = projection_matrix(grid, basis, method, ridge)
+    projected = ProjectedPath(project(latents, weights), basis)
+    return projected if kind == "projected" else hybrid(projected, latents, times)
 
 
-def hybrid(polynomial: PolynomialPath, latents: Tensor, times: Tensor | None = None) -> HybridPath:
+def hybrid(projected: ProjectedPath, latents: Tensor, times: Tensor | None = None) -> HybridPath:
     """Add the interpolated residual of frames (B, N, *shape) at `times` (N,), default nominal, to a
-    polynomial.
+    projected path.
     """
     if times is None:
-        times = frame_times(latents.shape[1], polynomial.duration)
+        times = frame_times(latents.shape[1], projected.duration)
     else:
-        times = check_times(times, polynomial.duration)
+        times = check_times(times, projected.duration)
     if len(times) != latents.shape[1]:
         raise VLFMError(f"{latents.shape[1]} frames need as many times; there are {len(times)}")
-    residual = latents.to(polynomial.coefficients.dtype) - polynomial.evaluate(times)
+    residual = latents.to(projected.coefficients.dtype) - projected.evaluate(times)
     check_finite(residual, "the residuals of")
-    return HybridPath(polynomial, times, residual)
+    return HybridPath(projected, times, residual)
 
 
 def _query(t: Tensor, duration: float, like: Tensor) -> tuple[Tensor, bool]:

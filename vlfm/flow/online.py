@@ -8,7 +8,8 @@ from torch import Tensor
 
 from vlfm.errors import VLFMError
 from vlfm.flow import legs
-from vlfm.flow.legendre import LegendreBasis, check_duration, check_order
+from vlfm.flow.bases import Basis
+from vlfm.flow.bases.base import check_order
 from vlfm.flow.projection import check_finite, check_ridge
 
 
@@ -70,7 +71,7 @@ class OnlineLegS(OnlineProjection):
 
     order: s. method: `euler` (the paper's Definition D.3), `backward`, `bilinear` or `zoh`. The coefficients
     are those of the basis on [0, t], t the last frame's time: the window grows with the stream. They equal
-    `project(frames, projection_matrix(times, s, t, method))`.
+    `project(frames, projection_matrix(times, LegendreBasis(s, t), method))`.
     """
 
     def __init__(self, order: int, method: str = "bilinear"):
@@ -97,21 +98,20 @@ class OnlineLegS(OnlineProjection):
 
 
 class OnlineLeastSquares(OnlineProjection):
-    """Recursive least squares on [0, T], in square-root form: R and Qᵀu of the QR factorisation so far.
+    """Recursive least squares on a basis of [0, T], in square-root form: R and Qᵀu of the QR factorisation so far.
 
     Keeping R rather than the normal equations leaves the condition number unsquared, so that the coefficients
-    equal those of `projection_matrix(times, s, T, "lstsq", ridge)` to rounding.
+    equal those of `projection_matrix(times, basis, "lstsq", ridge)` to rounding.
 
-    order: s. duration: T, seconds; times lie in [0, T]. ridge: as in `projection_matrix`.
+    basis: g, with its order s and duration T; times lie in [0, T]. ridge: as in `projection_matrix`.
     """
 
-    def __init__(self, order: int, duration: float, ridge: float = 0.0):
-        super().__init__(order)
-        check_duration(duration)
+    def __init__(self, basis: Basis, ridge: float = 0.0):
+        super().__init__(basis.order)
         check_ridge(ridge)
-        self.basis = LegendreBasis(order, duration)
+        self.basis = basis
         self.ridge = ridge
-        self._triangle = torch.zeros(order, order, dtype=torch.float64)
+        self._triangle = torch.zeros(basis.order, basis.order, dtype=torch.float64)
 
     def _check_time(self, t: float) -> None:
         if not 0 <= t <= self.basis.duration * (1 + 1e-9):
@@ -130,8 +130,7 @@ class OnlineLeastSquares(OnlineProjection):
             )
         triangle, right = self._triangle, torch.eye(self.order, dtype=torch.float64)
         if self.ridge:
-            n = torch.arange(self.order, dtype=torch.float64)
-            penalty = torch.diag(math.sqrt(self.num_frames * self.ridge) * n * (n + 1))
+            penalty = torch.diag(math.sqrt(self.num_frames * self.ridge) * self.basis.roughness)
             q, triangle = _triangular(torch.cat([triangle, penalty]))
             right = q[: self.order].T
         solve = torch.linalg.solve_triangular(triangle, right, upper=True)

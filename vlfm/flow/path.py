@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vlfm.flow.legendre import LegendreBasis
+from vlfm.flow.bases import Basis
 from vlfm.flow.projection import reconstruct
 from vlfm.flow.schedules import Schedule
 
@@ -32,11 +32,11 @@ class VideoLatentPath:
 
     Throughout, H is (B, *shape, s), z (B, *shape), and t is (B,), one time a clip, or (B, K). Times are
     seconds in [0, T]; they are not checked here, where training would wait for the device: beyond T the
-    polynomial itself is returned, finite and growing. `render`, the solvers and the paths of a given clip
+    basis's own formula holds, finite everywhere. `render`, the solvers and the paths of a given clip
     check theirs.
     """
 
-    basis: LegendreBasis
+    basis: Basis
     schedule: Schedule
 
     def __post_init__(self):

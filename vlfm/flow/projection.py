@@ -9,7 +9,8 @@ from torch import Tensor
 
 from vlfm.errors import VLFMError
 from vlfm.flow import legs
-from vlfm.flow.legendre import LegendreBasis, check_duration, check_num_frames, check_order
+from vlfm.flow.bases import Basis, LegendreBasis
+from vlfm.flow.bases.base import check_duration, check_num_frames
 
 METHODS = (*legs.METHODS, "lstsq")
 
@@ -72,8 +73,7 @@ def check_ridge(ridge: float) -> None:
 
 def projection_matrix(
     times_or_num_frames: int | Tensor | Sequence[float],
-    order: int,
-    duration: float,
+    basis: Basis,
     method: str = "lstsq",
     ridge: float = 0.0,
 ) -> Tensor:
@@ -81,46 +81,50 @@ def projection_matrix(
 
     times_or_num_frames: the number of frames N at the nominal times `τT/N`, or their times in seconds
     (variable rate, missing frames: the observation matrix Φ of Eq. 1), strictly increasing in [0, T].
-    order: number of polynomials s. duration: T, seconds.
+    basis: g, with its order s and duration T.
     method:
 
     - `lstsq`: least squares at the frames, `(MG)†(Mu)`, which is what the proof of Lemma F.3 uses, not the
-      recurrence (D1). ridge ≥ 0 adds `ridge · Σ_n (n(n+1))² ||H_n||²` to the mean squared error at the
-      frames: n(n+1) is the Legendre operator's eigenvalue, so rough orders pay most.
+      recurrence (D1). ridge ≥ 0 adds `ridge · Σ_n r_n² ||H_n||²` to the mean squared error at the frames, r the
+      basis's `roughness`, so that rough orders pay most.
     - `euler`: the paper's recurrence (Definition D.3); `backward`, `bilinear`, `zoh`: the same LegS system
       discretised stably (`vlfm.flow.legs`). Cells are weighted by the timestamps, and the last frame is held
-      to T when it sits before T. These need every time > 0.
+      to T when it sits before T. These need every time > 0, and give the coefficients of Legendre polynomials.
 
-    Raises `VLFMError` for `euler` or `lstsq` with s > N, times that do not increase or leave [0, T], and
-    numbers out of range. Warns (`ProjectionWarning`) with the measured amplification when `lstsq` is used
-    above s = 2√N, or when frames are placed so that it exceeds 10. A ridge silences it as long as the
-    amplification stays ≤ 1.
+    Raises `VLFMError` for `euler` or `lstsq` with s > N, a recurrence on another basis than Legendre's, times that
+    do not increase or leave [0, T], and numbers out of range. Warns (`ProjectionWarning`) with the measured
+    amplification when `lstsq` is used above the basis's `safe_order` (Legendre: 2√N), or when frames are placed so
+    that it exceeds 10. A ridge silences it as long as the amplification stays ≤ 1.
     """
-    check_order(order)
-    check_duration(duration)
     if isinstance(times_or_num_frames, int):
-        times = frame_times(times_or_num_frames, duration)
+        times = frame_times(times_or_num_frames, basis.duration)
     else:
-        times = check_times(times_or_num_frames, duration)
+        times = check_times(times_or_num_frames, basis.duration)
     if method not in METHODS:
         raise VLFMError(f"unknown projection {method!r}; there are {', '.join(METHODS)}")
     check_ridge(ridge)
     if method == "lstsq":
-        return _least_squares(times, order, duration, ridge)
+        return _least_squares(times, basis, ridge)
     if ridge:
         raise VLFMError(f"a ridge belongs to lstsq alone, not to {method}; set it to 0")
-    return _recurrence(times, order, duration, method)
+    if not isinstance(basis, LegendreBasis):
+        raise VLFMError(
+            f"{method} is a recurrence for Legendre polynomials, not for {basis.plural}; "
+            "project with lstsq, or take the basis legendre"
+        )
+    return _recurrence(times, basis.order, basis.duration, method)
 
 
-def amplification(weights: Tensor, times: Tensor, duration: float) -> float:
+def amplification(weights: Tensor, times: Tensor, basis: Basis) -> float:
     """Largest standard deviation midway between frames when every frame carries independent unit noise.
 
-    weights: (N, s); times: (N,). 1 means that the gaps are as noisy as the frames; with one frame it is 0.
+    weights: (N, s), for this basis. times: (N,). 1 means that the gaps are as noisy as the frames; with one frame it
+    is 0.
     """
     if len(times) < 2:
         return 0.0
     midway = (times[1:] + times[:-1]) / 2
-    responses = LegendreBasis(weights.shape[1], duration).evaluate(midway) @ weights.T
+    responses = basis.evaluate(midway) @ weights.T
     return float(responses.norm(dim=1).max())
 
 
@@ -196,36 +200,30 @@ def check_finite(values: Tensor, what: str, remedy: str = LATENTS_REMEDY) -> Non
         raise VLFMError(f"{what} {len(bad)} of {len(values)} clips are not finite (batch index {shown}): {remedy}")
 
 
-def _least_squares(times: Tensor, order: int, duration: float, ridge: float) -> Tensor:
-    count = len(times)
+def _least_squares(times: Tensor, basis: Basis, ridge: float) -> Tensor:
+    count, order = len(times), basis.order
+    safe = basis.safe_order(count)
     if order > count:
         raise VLFMError(
             f"lstsq with order {order} on {count} frames has no unique solution: N frames fix at most N "
-            f"coefficients; use an order of at most {count}, and at most {_safe_order(count)} to stay sane "
-            "between frames"
+            f"coefficients; use an order of at most {count}, and at most {safe} to stay sane between frames"
         )
-    design = LegendreBasis(order, duration).evaluate(times)
+    design = basis.evaluate(times)
     if ridge:
-        n = torch.arange(order, dtype=torch.float64)
-        penalty = torch.diag(math.sqrt(count * ridge) * n * (n + 1))
-        design = torch.cat([design, penalty])
+        design = torch.cat([design, torch.diag(math.sqrt(count * ridge) * basis.roughness)])
     q, r = torch.linalg.qr(design)
     # W = Q R⁻ᵀ: no normal equations, whose condition number would be squared.
     weights = torch.linalg.solve_triangular(r, q.T, upper=True).T[:count].contiguous()
-    gain = amplification(weights, times, duration)
-    if (order > _safe_order(count) and (not ridge or gain > 1)) or gain > AMPLIFICATION_WARNED:
+    gain = amplification(weights, times, basis)
+    if (order > safe and (not ridge or gain > 1)) or gain > AMPLIFICATION_WARNED:
         warnings.warn(
-            f"lstsq with order {order} on {count} frames: noise of the frames is amplified {gain:.3g} times "
-            f"midway between them (measured). Up to order 2√N = {_safe_order(count)} it is safe on evenly "
-            "spaced frames; lower the order or raise the ridge",
+            f"lstsq with {order} {basis.plural} on {count} frames: noise of the frames is amplified {gain:.3g} times "
+            f"midway between them (measured). Up to order {safe} it is safe on evenly spaced frames; lower the "
+            "order or raise the ridge",
             ProjectionWarning,
             stacklevel=3,
         )
     return weights
-
-
-def _safe_order(num_frames: int) -> int:
-    return math.isqrt(4 * num_frames)
 
 
 def _recurrence(times: Tensor, order: int, duration: float, method: str) -> Tensor:

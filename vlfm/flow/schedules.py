@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vlfm.errors import VLFMError
-from vlfm.flow.legendre import check_duration, check_num_frames
+from vlfm.flow.bases.base import check_duration, check_num_frames
 
 
 class Schedule(ABC):

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from vlfm.errors import VLFMError
+from vlfm.flow.bases import Basis
 from vlfm.flow.heads import closed_form_field
 from vlfm.flow.interpolation import clip_path
-from vlfm.flow.legendre import LegendreBasis
 from vlfm.flow.losses import velocity_mse
 from vlfm.flow.path import VideoLatentPath, over_times, per_time
 from vlfm.flow.projection import check_times, frame_times, project, projection_matrix, reconstruct
@@ -21,42 +21,40 @@ from vlfm.flow.projection import check_times, frame_times, project, projection_m
 
 def frame_error(
     latents: Tensor,
-    order: int,
-    duration: float,
+    basis: Basis,
     method: str = "lstsq",
     ridge: float = 0.0,
     times: Tensor | None = None,
 ) -> Tensor:
     """Lemma F.1's quantity: RMS of `H g(t_τ) − u_τ` at the frames, (B,). latents (B, N, *shape)."""
-    times = _times(latents, duration, times)
-    weights = projection_matrix(times, order, duration, method, ridge)
-    return _rms(_at(project(latents, weights), times, duration) - latents)
+    times = _times(latents, basis.duration, times)
+    weights = projection_matrix(times, basis, method, ridge)
+    return _rms(_at(project(latents, weights), times, basis) - latents)
 
 
 def held_out_error(
     latents: Tensor,
-    order: int,
-    duration: float,
+    basis: Basis,
     every: int = 2,
     method: str = "lstsq",
     ridge: float = 0.0,
     times: Tensor | None = None,
-    kind: str = "polynomial",
+    kind: str = "projected",
 ) -> Tensor:
     """Lemma 5.2's: RMS at the frames *between* the ones projected, (B,). latents (B, N, *shape).
 
     Every `every`-th frame is observed (the observation matrix Φ), the others are the truth compared with, as
-    long as an observed frame stands on both sides. kind: the path of the observed frames, `polynomial` (the
+    long as an observed frame stands on both sides. kind: the path of the observed frames, `projected` (the
     paper's) or `hybrid`, which is the straight line between frames at order 1.
     """
-    times = _times(latents, duration, times)
+    times = _times(latents, basis.duration, times)
     kept = every_nth(len(times), every)
     between = ~kept & (torch.arange(1, len(times) + 1) > every)
     if kept.any():
         between &= times < times[kept][-1]
     if not kept.any() or not between.any():
         raise VLFMError(f"{len(times)} frames leave none between every {every}-th one; give more frames")
-    path = clip_path(latents[:, kept], duration, order, kind, times[kept], method, ridge)
+    path = clip_path(latents[:, kept], basis, kind, times[kept], method, ridge)
     return _rms(path.evaluate(times[between]) - latents[:, between])
 
 
@@ -67,8 +65,7 @@ def every_nth(num_frames: int, every: int) -> Tensor:
 
 def timescale_error(
     latents: Tensor,
-    order: int,
-    duration: float,
+    basis: Basis,
     factor: int,
     method: str = "lstsq",
     ridge: float = 0.0,
@@ -80,17 +77,16 @@ def timescale_error(
     that it is 0; it is 0 when the same frames are merely played faster (the weights depend on t/T alone), and
     an error of sampling otherwise.
     """
-    times = _times(latents, duration, times)
+    times = _times(latents, basis.duration, times)
     kept = every_nth(len(times), factor)
-    full = project(latents, projection_matrix(times, order, duration, method, ridge))
-    coarse = project(latents[:, kept], projection_matrix(times[kept], order, duration, method, ridge))
+    full = project(latents, projection_matrix(times, basis, method, ridge))
+    coarse = project(latents[:, kept], projection_matrix(times[kept], basis, method, ridge))
     return _relative(coarse, full)
 
 
 def dilation_error(
     latents: Tensor,
-    order: int,
-    duration: float,
+    basis: Basis,
     factor: float,
     method: str = "lstsq",
     ridge: float = 0.0,
@@ -100,9 +96,9 @@ def dilation_error(
 
     Frames at `t/factor` of a clip of `T/factor` seconds; 0 to rounding for every method.
     """
-    times = _times(latents, duration, times)
-    slow = project(latents, projection_matrix(times, order, duration, method, ridge))
-    fast = project(latents, projection_matrix(times / factor, order, duration / factor, method, ridge))
+    times = _times(latents, basis.duration, times)
+    slow = project(latents, projection_matrix(times, basis, method, ridge))
+    fast = project(latents, projection_matrix(times / factor, basis.over(basis.duration / factor), method, ridge))
     return _relative(fast, slow)
 
 
@@ -127,7 +123,7 @@ class ErrorBudget:
     """The terms of Lemma F.3 and Theorem F.4 measured, each (B, K): a Euclidean norm over a clip's latent,
     per time.
 
-    projection: ε1, `||G†u g(t) − u_t||`, what s polynomials lose even seeing every frame.
+    projection: ε1, `||G†u g(t) − u_t||`, what s functions lose even seeing every frame.
     noise: ε2, `||σ_t z||`. interpolation: ε3, `||(MG)†(Mu) g(t) − G†u g(t)||`, the price of seeing N frames.
     network: ε0, `||(Ĥ − H) g(t)||`, 0 when no prediction was given.
     total: `||ψ̂_t − u_t||`. By the triangle inequality it is at most their sum, before the decoder multiplies
@@ -162,11 +158,11 @@ def error_budget(
     built from by least squares. path: its order is s, its schedule gives σ. z: (B, *shape). prediction: Ĥ (B,
     *shape, s).
     """
-    duration, order = path.duration, path.basis.order
+    basis = path.basis
     observed = torch.as_tensor(observed, dtype=torch.bool)
-    times = _times(latents, duration, times)
-    dense = project(latents, projection_matrix(times, order, duration))
-    sparse = project(latents[:, observed], projection_matrix(times[observed], order, duration))
+    times = _times(latents, basis.duration, times)
+    dense = project(latents, projection_matrix(times, basis))
+    sparse = project(latents[:, observed], projection_matrix(times[observed], basis))
     used = sparse if prediction is None else prediction
     # Within the lead-in the mean is scaled down on purpose, which no term of the lemma stands for.
     after = times >= path.schedule.lead_in * (1 - 1e-9)
@@ -174,8 +170,8 @@ def error_budget(
     truth = latents[:, after]
     sigma = path.schedule.sigma(times)[0]
     noise = per_time(sigma[None].to(latents.device), truth) * over_times(z, times[None])
-    by_dense, by_sparse = _at(dense, times, duration), _at(sparse, times, duration)
-    by_used = by_sparse if prediction is None else _at(used, times, duration)
+    by_dense, by_sparse = _at(dense, times, basis), _at(sparse, times, basis)
+    by_used = by_sparse if prediction is None else _at(used, times, basis)
     return ErrorBudget(
         projection=_norm(by_dense - truth),
         noise=_norm(noise),
@@ -247,8 +243,7 @@ def _relative(changed: Tensor, reference: Tensor) -> Tensor:
     return (changed - reference).flatten(1).norm(dim=1) / reference.flatten(1).norm(dim=1)
 
 
-def _at(coefficients: Tensor, times: Tensor, duration: float) -> Tensor:
-    basis = LegendreBasis(coefficients.shape[-1], duration)
+def _at(coefficients: Tensor, times: Tensor, basis: Basis) -> Tensor:
     return reconstruct(coefficients, basis.evaluate(times)[None])
 
 

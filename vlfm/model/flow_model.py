@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from vlfm import config as configs
 from vlfm.errors import VLFMError
 from vlfm.flow import readout
-from vlfm.flow.legendre import LegendreBasis
+from vlfm.flow.bases import make_basis
 from vlfm.flow.path import VideoLatentPath
 from vlfm.flow.projection import check_finite
 from vlfm.flow.schedules import make_schedule
@@ -28,7 +28,7 @@ class FlowModel:
 
     Attributes:
         transformer: in evaluation mode.
-        flow: order and schedule. fps, durations: of the clips it was trained on, frames a second and seconds.
+        flow: basis, order and schedule. fps, durations: of the clips it was trained on, frames a second and seconds.
         empty_caption: tokens (L, D) and mask (L,), for guidance; None if it never saw one.
         observed: shares of a clip's length between which all of the training clips had frames.
         evaluations: of the network for each clip, in the last call of `latents`; a guided one counts twice.
@@ -116,7 +116,7 @@ class FlowModel:
         duration = self._known(duration)
         flow, frames = self.flow, round(self.fps * duration)
         return VideoLatentPath(
-            LegendreBasis(flow.order, duration),
+            make_basis(flow.basis, flow.order, duration, frames),
             make_schedule(flow.schedule, frames, duration, flow.sigma_min, flow.renoise, flow.alpha),
         )
 
@@ -124,7 +124,7 @@ class FlowModel:
         """Seconds within a clip, those outside what training saw of its clips moved to its ends.
 
         A video shows its first and last picture there, as a player does: the frame on display at T was captured up to
-        a frame before it, and a polynomial beyond its data means nothing (D7).
+        a frame before it, and a path beyond its data means nothing (D7).
         """
         duration = self._known(duration)
         return times.clamp(self.observed[0] * duration, self.observed[1] * duration)

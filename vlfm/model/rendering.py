@@ -14,7 +14,7 @@ def rate_times(fps: float, duration: float) -> np.ndarray:
 def shown_times(fps: float, duration: float, times: np.ndarray) -> np.ndarray:
     """The instants of a rate, those outside a clip's own frames at `times` moved to its first and last.
 
-    The frame on display at T was captured up to a frame before it; a polynomial beyond its data means nothing (D7).
+    The frame on display at T was captured up to a frame before it; a path beyond its data means nothing (D7).
     """
     return np.clip(rate_times(fps, duration), times[0], times[-1])
 

@@ -17,6 +17,7 @@ from vlfm import __version__
 from vlfm import config as configs
 from vlfm.decoders.depth import walked_steps
 from vlfm.errors import VLFMError
+from vlfm.flow.bases import BASES
 from vlfm.report import embedded_videos
 from vlfm.report.clip_ledger import read_rows, read_splits, summarise
 from vlfm.report.embedded_videos import Group, Library
@@ -34,13 +35,13 @@ LONG = 14  # rows from which a table is folded away
 STAGES = {
     "decoder": "the autoencoder alone",
     "inversion": "and through inversion and back",
-    "projection": "and the polynomial path",
+    "projection": "and the path",
     "network": "generated from the caption",
 }
 LOSSES = {
     "decoder": "PSNR of the autoencoder alone",
     "inversion": "lost to inversion and back",
-    "projection": "lost to the polynomial path",
+    "projection": "lost to the path",
     "network": "lost by generating from the caption",
     "interpolation": "lost where every second frame is drawn between generated ones",
     "total": "lost in all after the decoder",
@@ -161,7 +162,7 @@ def _facts(config: configs.Config, scores: list[dict[str, str]], training: dict)
     """The few numbers a reader wants first: (value, what it is)."""
     facts = []
     native = [row for row in scores if float(row["fps"]) == config.clips.fps]
-    named = {"network": "generated from captions", "projection": "the polynomial path", "decoder": "the decoder alone"}
+    named = {"network": "generated from captions", "projection": "the path", "decoder": "the decoder alone"}
     parts = _by_split(native)
     for stage, words in named.items():
         for split, lines in parts.items():
@@ -229,7 +230,7 @@ def _settings(config: configs.Config, decoder: dict, training: dict, splits: dic
         ("inversion", f"{_inversion(config)}."),
         (
             "path",
-            f"{plural(flow.order, 'Legendre polynomial')} ({flow.projection}); schedule {flow.schedule}, "
+            f"{flow.order} {BASES[flow.basis].plural} ({flow.projection}); schedule {flow.schedule}, "
             f"σ ≥ {flow.sigma_min:g}.",
         ),
         (

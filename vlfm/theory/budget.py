@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from vlfm import config as configs
+from vlfm.coefficients.basis import clip_basis
 from vlfm.decoders.base import VisualDecoder
 from vlfm.flow import theory
 from vlfm.flow.projection import project, projection_matrix, reconstruct
@@ -45,7 +46,7 @@ def measure_budget(
         count = len(group.times)
         shape = group.latents.shape[2:]
         z = scale * torch.stack([clip_noise(name, config.seed, shape) for name in group.clip_ids]).double()
-        full = project(group.latents, projection_matrix(group.times, config.flow.order, duration))
+        full = project(group.latents, projection_matrix(group.times, clip_basis(config, duration)))
         chosen = [c for c in range(len(group.clip_ids)) if (g, c) in shown]
         if chosen:
             truth = generate(group, chosen, group.latents[chosen])
@@ -57,7 +58,7 @@ def measure_budget(
             if observed == "every frame":
                 prediction = guess
             else:
-                weights = projection_matrix(group.times[mask], order, duration)
+                weights = projection_matrix(group.times[mask], clip_basis(config, duration, order))
                 prediction = project(group.latents[:, mask], weights) + (guess - full)[..., :order]
             path = path_of(config, order, config.flow.schedule)
             budget = theory.error_budget(group.latents, mask, path, z, prediction, group.times)

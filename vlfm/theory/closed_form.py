@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from vlfm import config as configs
+from vlfm.coefficients.basis import clip_basis
 from vlfm.flow import theory
 from vlfm.flow.projection import project, projection_matrix
 from vlfm.flow.schedules import SCHEDULES
@@ -33,7 +34,7 @@ def measure_closed_form(
         latents = group.latents[:left] / scale
         left -= len(latents)
         if len(latents):
-            coefficients = project(latents, projection_matrix(group.times, config.flow.order, config.clips.longest))
+            coefficients = project(latents, projection_matrix(group.times, clip_basis(config, config.clips.longest)))
             draws.append(
                 (
                     coefficients,

@@ -11,6 +11,7 @@ from vlfm.plots import WIDTH, legend_below, pyplot, svg
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 COLOURS = {
     "lstsq": "#0072B2",
+    "lstsq, cosine": "#56B4E9",
     "zoh": "#009E73",
     "bilinear": "#E69F00",
     "backward": "#CC79A7",
@@ -41,7 +42,7 @@ def projection_figure(rows: list[dict]) -> str:
         panel.set_ylim(top=ceiling)
         _plain_ticks(panel, "y")
         _whole_numbers(panel)
-    axes[-1].set_xlabel("order s (polynomials)")
+    axes[-1].set_xlabel("order s")
     legend_below(figure, axes[0])
     return svg(figure, "projection")
 
@@ -50,14 +51,21 @@ def held_out_figure(rows: list[dict]) -> str:
     """Lemma 5.2: error at the frames and between them against the order; the best order ringed."""
     kinds = _distinct(rows, "latents")
     figure, axes = _panels(len(kinds), 0.4)
-    styles = {"polynomial": ("#0072B2", "o-"), "hybrid": ("#009E73", "s-")}
+    styles = {
+        ("legendre", "projected"): ("#0072B2", "o-"),
+        ("cosine", "projected"): ("#56B4E9", "o-"),
+        ("legendre", "hybrid"): ("#009E73", "s-"),
+        ("cosine", "hybrid"): ("#E69F00", "s-"),
+    }
     for panel, kind in zip(axes, kinds, strict=True):
-        x, y = _points(rows, "order", "at_frames", latents=kind, path="polynomial")
-        shown = y > 1e-6
-        panel.plot(x[shown], y[shown], ":", color="#0072B2", label="polynomial, at the given frames")
-        for path, (colour, style) in styles.items():
-            x, y = _points(rows, "order", "relative", latents=kind, path=path)
-            panel.plot(x, y, style, color=colour, markersize=3.5, label=f"{path}, between them")
+        for (basis, path), (colour, style) in styles.items():
+            if path == "projected":
+                x, y = _points(rows, "order", "at_frames", latents=kind, basis=basis, path=path)
+                shown = y > 1e-6
+                panel.plot(x[shown], y[shown], ":", color=colour, label=f"{basis}, at the given frames")
+            x, y = _points(rows, "order", "relative", latents=kind, basis=basis, path=path)
+            label = basis if path == "projected" else f"{basis}, hybrid"
+            panel.plot(x, y, style, color=colour, markersize=3.5, label=f"{label}, between them")
             if len(y):
                 best = int(y.argmin())
                 panel.plot(x[best], y[best], "o", markersize=11, fillstyle="none", color=colour)
@@ -70,7 +78,7 @@ def held_out_figure(rows: list[dict]) -> str:
         panel.margins(x=0.08, y=0.15)
         _plain_ticks(panel, "y")
         _whole_numbers(panel)
-    axes[-1].set_xlabel("order s (polynomials)")
+    axes[-1].set_xlabel("order s")
     legend_below(figure, axes[0], columns=2)
     return svg(figure, "held_out")
 
@@ -91,7 +99,7 @@ def timescale_figure(rows: list[dict]) -> str:
         panel.set(ylabel="‖H′ − H‖ / ‖H‖", yscale="log", title=f"{kind} latents")
         _plain_ticks(panel, "y")
         _whole_numbers(panel)
-    axes[-1].set_xlabel("order s (polynomials)")
+    axes[-1].set_xlabel("order s")
     legend_below(figure, axes[0], columns=2)
     return svg(figure, "timescale")
 

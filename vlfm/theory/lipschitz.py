@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from vlfm import config as configs
+from vlfm.coefficients.basis import clip_basis
 from vlfm.decoders import ddim
 from vlfm.decoders.base import VisualDecoder
 from vlfm.decoders.embedded import EmbeddedDecoder
 from vlfm.flow import theory
-from vlfm.flow.legendre import LegendreBasis
 from vlfm.flow.projection import project, projection_matrix, reconstruct
 from vlfm.theory.groups import ClipGroup, spread
 
@@ -136,8 +136,9 @@ def _path_errors(
     """Per group `H g − u` and `(Ĥ − H) g` at the frames, (B, N, C, h, w) each."""
     errors = []
     for group, guess in zip(groups, predicted, strict=True):
-        g = LegendreBasis(config.flow.order, config.clips.longest).evaluate(group.times)[None]
-        weights = projection_matrix(group.times, config.flow.order, config.clips.longest)
+        basis = clip_basis(config, config.clips.longest)
+        g = basis.evaluate(group.times)[None]
+        weights = projection_matrix(group.times, basis)
         mean = reconstruct(project(group.latents, weights), g)
         errors.append((mean - group.latents, reconstruct(guess, g) - mean))
     return errors

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vlfm import __version__
+from vlfm.flow.bases import BASES
 
 NBSP = "\u00a0"
 
@@ -42,7 +43,8 @@ def _projection_finding(rows: list[dict], order: int) -> Finding:
         last = max(2, max(errors) // 2)
         slope = (np.log(errors[last]) - np.log(errors[1])) / np.log(last) if errors[1] * errors[last] > 0 else np.nan
         measured.append(
-            f"{kind.capitalize()} latents: least squares leaves {_percent(errors[1])} of the latents' RMS at s = 1, "
+            f"{kind.capitalize()} latents: least squares on Legendre polynomials leaves {_percent(errors[1])} of the "
+            f"latents' RMS at s = 1, "
             f"{_percent(errors[order])} at the run's s = {order}, {_percent(errors[max(errors)])} at s = N = "
             f"{max(errors)}; up to s = {last} the error goes as s<sup>{slope:.2f}</sup>."
         )
@@ -72,18 +74,19 @@ def _projection_finding(rows: list[dict], order: int) -> Finding:
 def _held_out_finding(rows: list[dict]) -> Finding:
     measured = []
     for kind in dict.fromkeys(row["latents"] for row in rows):
-        best, mixed = (_best(rows, kind, path)["order"] for path in ("polynomial", "hybrid"))
-        errors = {
-            (row["path"], row["order"]): row["relative"]
-            for row in rows
-            if row["latents"] == kind and np.isfinite(row["relative"])
-        }
-        last = max(s for path, s in errors if path == "polynomial")
+        (line,) = (row["relative"] for row in rows if row["latents"] == kind and row["path"] == "linear")
+        told = []
+        for basis, about in BASES.items():
+            best, mixed = (_best(rows, kind, basis, path) for path in ("projected", "hybrid"))
+            last = max(_of(rows, kind, basis, "projected"), key=lambda row: row["order"])
+            told.append(
+                f"{about.plural} are best at s = {best['order']}, with {_percent(best['relative'])} of the latents' "
+                f"RMS between the given frames, and leave {_percent(last['relative'])} at s = {last['order']}; their "
+                f"hybrid is best at s = {mixed['order']} with {_percent(mixed['relative'])}"
+            )
         measured.append(
-            f"{kind.capitalize()} latents, every second frame given: the polynomial is best at s = {best}, with "
-            f"{_percent(errors['polynomial', best])} of the latents' RMS between the given frames; at s = {last} it "
-            f"leaves {_percent(errors['polynomial', last])}. The hybrid is best at s = {mixed} with "
-            f"{_percent(errors['hybrid', mixed])}, the straight line leaves {_percent(errors['linear', 1])}."
+            f"{kind.capitalize()} latents, every second frame given: {'. '.join(told)}. The straight line leaves "
+            f"{_percent(line)}."
         )
     measured += _notes(rows)
     return Finding(
@@ -286,9 +289,15 @@ def page(about: str, findings: list[Finding], figures: dict[str, str]) -> str:
     return PAGE.format(about=html.escape(about), sections="\n".join(sections), version=__version__)
 
 
-def _best(rows: list[dict], kind: str, path: str) -> dict:
-    chosen = [row for row in rows if row["latents"] == kind and row["path"] == path and np.isfinite(row["relative"])]
-    return min(chosen, key=lambda row: row["relative"])
+def _of(rows: list[dict], kind: str, basis: str, path: str) -> list[dict]:
+    asked = (kind, basis, path)
+    return [
+        row for row in rows if (row["latents"], row["basis"], row["path"]) == asked and np.isfinite(row["relative"])
+    ]
+
+
+def _best(rows: list[dict], kind: str, basis: str, path: str) -> dict:
+    return min(_of(rows, kind, basis, path), key=lambda row: row["relative"])
 
 
 def _notes(rows: list[dict]) -> list[str]:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from vlfm import config as configs
-from vlfm.flow.legendre import LegendreBasis
+from vlfm.coefficients.basis import clip_basis
 from vlfm.flow.path import VideoLatentPath
 from vlfm.flow.projection import project, projection_matrix
 from vlfm.flow.schedules import make_schedule
@@ -14,7 +14,7 @@ from vlfm.theory.groups import ClipGroup
 
 
 def predict_coefficients(config: configs.Config, groups: list[ClipGroup], model: FlowModel) -> list[Tensor]:
-    """Ĥ of every clip from its caption, (B, C, h, w, s) a group: the polynomial through what the model renders."""
+    """Ĥ of every clip from its caption, (B, C, h, w, s) a group: the path projected through what the model renders."""
     predicted = []
     for group in groups:
         noise = torch.stack([clip_noise(name, config.seed, group.latents.shape[2:]) for name in group.clip_ids])
@@ -22,7 +22,7 @@ def predict_coefficients(config: configs.Config, groups: list[ClipGroup], model:
             model.latents(tokens, mask, z, group.times, config.evaluation.steps, duration=config.clips.longest).cpu()
             for tokens, mask, z in zip(group.tokens.split(16), group.mask.split(16), noise.split(16), strict=True)
         ]
-        weights = projection_matrix(group.times, config.flow.order, config.clips.longest)
+        weights = projection_matrix(group.times, clip_basis(config, config.clips.longest))
         predicted.append(project(torch.cat(rendered).double(), weights))
     return predicted
 
@@ -31,7 +31,7 @@ def path_of(config: configs.Config, order: int, schedule: str) -> VideoLatentPat
     """The path of the run's clips at another order or under another schedule."""
     clips, flow = config.clips, config.flow
     return VideoLatentPath(
-        LegendreBasis(order, clips.longest),
+        clip_basis(config, clips.longest, order),
         make_schedule(
             schedule, clips.num_frames_of(clips.longest), clips.longest, flow.sigma_min, flow.renoise, flow.alpha
         ),

@@ -17,6 +17,7 @@ from vlfm import config as configs
 from vlfm.decoders.base import VisualDecoder
 from vlfm.decoders.load import load_decoder
 from vlfm.evaluation.buckets import read_buckets
+from vlfm.flow.bases import BASES
 from vlfm.flow.projection import ProjectionWarning
 from vlfm.model.flow_model import FlowModel
 from vlfm.progress import progress
@@ -64,8 +65,8 @@ def write_theory(config: configs.Config, shards: list[str], results: Path, outpu
         write_bytes(output / f"{name}.svg", figure.encode())
     about = (
         f"{count_clips(groups)} clips of {config.clips.longest:g} s, {len(groups[0].times)} frames each at their true "
-        f"times; latents of {' × '.join(map(str, groups[0].latents.shape[2:]))} numbers; the run's order is "
-        f"s = {config.flow.order}."
+        f"times; latents of {' × '.join(map(str, groups[0].latents.shape[2:]))} numbers; the run's paths are of "
+        f"s = {config.flow.order} {BASES[config.flow.basis].plural}."
     )
     if len(counts) > 1:
         about += (
@@ -98,7 +99,7 @@ def measure(
     keep("timescale", measure_timescale(groups, duration))
     keep("closed_form", measure_closed_form(config, groups, predicted, scale))
     keep("lipschitz", measure_lipschitz(config, groups, predicted, decoder))
-    best, largest = best_order(tables["held_out"], "inverted"), largest_quotient(tables["lipschitz"])
+    best, largest = best_order(tables["held_out"], "inverted", config.flow.basis), largest_quotient(tables["lipschitz"])
     keep("budget", measure_budget(config, groups, predicted, scale, best, decoder, largest))
     bar.close()
     return tables

@@ -62,7 +62,7 @@ class Moments:
 
     @property
     def order(self) -> int:
-        """s, the number of polynomials."""
+        """s, the number of basis functions."""
         return len(self.mean_square)
 
     @property

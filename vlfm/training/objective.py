@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 
 from vlfm import config as configs
+from vlfm.coefficients.basis import clip_basis
 from vlfm.errors import VLFMError
-from vlfm.flow.legendre import LegendreBasis
+from vlfm.flow.bases.per_clip import BasisPerClip
 from vlfm.flow.losses import parseval, velocity_mse
 from vlfm.flow.path import VideoLatentPath
 from vlfm.flow.schedules import Schedule, SchedulePerClip, make_schedule
@@ -62,7 +63,7 @@ class Objective:
         self.empty_caption = empty_caption
         self.durations = config.clips.durations
         self.schedules = [unit_schedule(config, duration) for duration in self.durations]
-        self.basis = LegendreBasis(config.flow.order, 1.0)
+        self.bases = [clip_basis(config, duration).over(1.0) for duration in self.durations]
 
     def draw(self, step: int, positions: range, shape: tuple[int, int, int]) -> Draw:
         """The random numbers of the samples at `positions` of the batch of step `step`.
@@ -97,7 +98,7 @@ class Objective:
         """
         settings, head = self.config.training, self.config.model.head
         coefficients = batch.coefficients / scale
-        path = VideoLatentPath(self.basis, self._schedule(batch))
+        path = self._path(batch)
         t = place(draw.kinds, draw.uniform, path.schedule.lead_in, settings.emphasis)
         sample = path.sample(coefficients, draw.noise, t)
         tokens, mask = self._captions(batch, draw)
@@ -112,11 +113,12 @@ class Objective:
         target = sample.velocity * interval.reshape(-1, *(1,) * (sample.velocity.ndim - 1))
         return velocity_mse(prediction / self.config.clips.fps, target, sigma_dot, reduction="none")
 
-    def _schedule(self, batch: Batch) -> Schedule:
+    def _path(self, batch: Batch) -> VideoLatentPath:
         if len(self.durations) == 1:
-            return self.schedules[0]
+            return VideoLatentPath(self.bases[0], self.schedules[0])
         known = torch.tensor(self.durations, device=batch.duration.device)
-        return SchedulePerClip(self.schedules, (batch.duration[:, None] - known).abs().argmin(1))
+        which = (batch.duration[:, None] - known).abs().argmin(1)
+        return VideoLatentPath(BasisPerClip(self.bases, which), SchedulePerClip(self.schedules, which))
 
     def _captions(self, batch: Batch, draw: Draw) -> Captions:
         if not self.config.training.caption_dropout:
@@ -144,10 +146,10 @@ def velocity_rms(config: configs.Config, mean_square: torch.Tensor) -> float:
         mean_square: E[H_n²], (s,).
     """
     shares = mean_square.double() / mean_square.sum()
-    basis = LegendreBasis(len(mean_square), 1.0)
     energies = []
     for duration in config.clips.durations:
         schedule = unit_schedule(config, duration)
+        basis = clip_basis(config, duration).over(1.0)
         points = QUADRATURE * schedule.num_frames
         t = (torch.arange(points, dtype=torch.float64) + 0.5) / points
         m, m_dot = (value[:, None] for value in schedule.mean_scale(t))

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vlfm.errors import VLFMError
+from vlfm.flow.bases import BASES
 from vlfm.video.motion import Motion
 from vlfm.video.spaces import Space
-from vlfm.video.weights import path_weights, tail_weights
+from vlfm.video.weights import DEFAULT_BASIS, path_weights, tail_weights
 
 if TYPE_CHECKING:
     from vlfm.video.continuation import Continuation
 
-PATHS = ("motion", "hybrid", "polynomial", "linear")
+PATHS = ("motion", "hybrid", "projected", "linear")
 PAUSE = 4.0  # times the usual interval between frames
 BATCH = 8  # frames made at a time
 
@@ -33,10 +34,11 @@ class PathSettings:
     """How paths run through a video.
 
     Attributes:
-        kind: `hybrid` (polynomial plus interpolated residual: exact at the frames), `polynomial` (the paper's:
+        kind: `hybrid` (projected plus interpolated residual: exact at the frames), `projected` (the paper's:
             smooth, not exact), `linear`, or `motion`, from frame to frame along the motion (`vlfm.video.motion`).
         window: frames N a path runs through.
-        order: of the polynomial, at most 2√N (D1): beyond, it swings between the frames.
+        order: number of basis functions, at most what N frames carry: 2√N Legendre polynomials (D1), N cosines.
+        basis: `cosine` or `legendre` (the paper's).
 
     Raises:
         VLFMError: for values out of range.
@@ -45,17 +47,21 @@ class PathSettings:
     kind: str = "hybrid"
     window: int = 8
     order: int = 5
+    basis: str = DEFAULT_BASIS
 
     def __post_init__(self):
         if self.kind not in PATHS:
             raise VLFMError(f"unknown path {self.kind!r}; there are {', '.join(PATHS)}")
         if not 3 <= self.window <= 64:  # windows of two frames do not overlap
             raise VLFMError(f"a window holds 3 to 64 frames; asked for {self.window}")
-        if not 1 <= self.order <= 2 * self.window**0.5:
-            most = int(2 * self.window**0.5)
+        if self.basis not in BASES:
+            raise VLFMError(f"unknown basis {self.basis!r}; there are {', '.join(BASES)}")
+        most = BASES[self.basis].safe_order(self.window)
+        if not 1 <= self.order <= most:
             raise VLFMError(
-                f"order {self.order} does not suit windows of {self.window} frames: it may be 1 to {most} (2√N), "
-                "beyond which a polynomial swings between the frames; lower the order or widen the window"
+                f"order {self.order} does not suit windows of {self.window} frames: it may be 1 to {most} "
+                f"{BASES[self.basis].plural}, beyond which a path swings between the frames; lower the order or widen "
+                "the window"
             )
 
     @property
@@ -93,7 +99,7 @@ def blended_weights(
             continue
         through = (instants[inside] - begins) / max(ends - begins, 1e-9)
         share = np.sin(np.pi * through) ** 2 + 1e-9  # alone at the ends of a shot, a window still counts in full
-        path = path_weights(settings.kind, times[first:end], instants[inside], settings.order)
+        path = path_weights(settings.kind, times[first:end], instants[inside], settings.order, basis=settings.basis)
         total[inside, first:end] += share[:, None] * path
         shares[inside] += share
     return total / shares[:, None]
@@ -117,7 +123,7 @@ class Resampler:
         self._space, self._fps, self._settings = space, fps, settings
         self._tolerance = min(0.001, 0.05 / max(float(fps), float(rate)))
         self._gaps: deque[float] = deque([1 / float(rate)], maxlen=8)
-        self._exact = space.exact and settings.kind != "polynomial"
+        self._exact = space.exact and settings.kind != "projected"
         self._motion = Motion() if settings.kind == "motion" else None
         self._next = 0
         self._begin()
@@ -194,7 +200,7 @@ class Resampler:
         lines = np.eye(len(times))[-1:]
         # All at once, so that a tail that is refused is refused before any of it is made.
         kind = "hybrid" if self._motion else self._settings.kind  # at fixed places there is no motion
-        weights = tail_weights(tail, times, instants, kind, self._settings.order)
+        weights = tail_weights(tail, times, instants, kind, self._settings.order, self._settings.basis)
         for start in range(0, len(instants), BATCH):
             part = weights[start : start + BATCH]
             yield self._space.combine(part, lines.repeat(len(part), 0), items)

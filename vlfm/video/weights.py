@@ -14,12 +14,14 @@ import torch
 from scipy.interpolate import CubicSpline
 
 from vlfm.errors import VLFMError
+from vlfm.flow.bases import make_basis
 from vlfm.flow.interpolation import PATHS, clip_path
 from vlfm.flow.projection import ProjectionWarning, amplification, check_times, projection_matrix
 from vlfm.flow.tails import TAILS, ExtendedPath
 
 KINDS = ("repeat", "nearest", "linear", "cubic", *PATHS)
 GRID = 1e-7  # seconds: times are rounded to it, so that the same geometry is the same matrix wherever it comes
+DEFAULT_BASIS = "cosine"
 AMPLIFICATION = 2.0  # how much louder than the frames noise may be between them
 
 
@@ -29,16 +31,18 @@ def path_weights(
     instants: Sequence[float] | np.ndarray,
     order: int = 5,
     ridge: float = 0.0,
+    basis: str = DEFAULT_BASIS,
 ) -> np.ndarray:
     """The weights of N frames in the path's values at K instants, (K, N) float64; rows sum to 1 (without a ridge).
 
     Args:
         kind: `repeat` (the frame before), `nearest` (the earlier one of a tie), `linear`, `cubic` (spline,
-            not-a-knot), `polynomial` (the paper's), `hybrid` (polynomial plus linearly interpolated residual).
+            not-a-knot), `projected` (the paper's), `hybrid` (projected plus linearly interpolated residual).
         times: (N,) seconds, strictly increasing, any origin.
         instants: (K,) seconds. Outside the frames' own span the first or the last value holds.
-        order, ridge: of the polynomial. The order is lowered to N and until independent noise on the frames is not
+        order, ridge: of the projection. The order is lowered to N and until independent noise on the frames is not
             more than doubled between them: irregular times do not carry high orders.
+        basis: of the projection, `legendre` (the paper's) or `cosine`.
 
     Raises:
         VLFMError: for an unknown kind, times that do not increase, numbers out of range.
@@ -50,7 +54,7 @@ def path_weights(
         raise VLFMError(f"times and instants must be flat lists; they are {times.shape} and {instants.shape}")
     if not (np.isfinite(times).all() and np.isfinite(instants).all()):
         raise VLFMError("times and instants must be finite seconds; some are NaN or infinite")
-    return _weights(kind, _grid(times - times[0]), _grid(instants - times[0]), int(order), float(ridge))
+    return _weights(kind, _grid(times - times[0]), _grid(instants - times[0]), int(order), float(ridge), basis)
 
 
 def tail_weights(
@@ -59,17 +63,18 @@ def tail_weights(
     instants: Sequence[float] | np.ndarray,
     kind: str = "hybrid",
     order: int = 5,
+    basis: str = DEFAULT_BASIS,
 ) -> np.ndarray:
     """The weights of N frames in the values at K instants after the last of them, (K, N) float64.
 
     Args:
         tail: see `vlfm.flow.tails.ExtendedPath`.
         times: (N,) seconds, strictly increasing. instants: (K,) seconds, at or after the last.
-        kind: `polynomial`, `hybrid`, or `linear`, which is a hybrid of order 1.
-        order: of the polynomial, lowered as in `path_weights`.
+        kind: `projected`, `hybrid`, or `linear`, which is a hybrid of order 1.
+        order, basis: of the projection, as in `path_weights`.
 
     Raises:
-        VLFMError: for an unknown tail or path, and for the polynomial tail past its stated growth.
+        VLFMError: for an unknown tail or path, and for the tail `continued` past its stated growth.
     """
     if tail not in TAILS:
         raise VLFMError(f"unknown tail {tail!r}; there are {', '.join(TAILS)}")
@@ -79,8 +84,8 @@ def tail_weights(
     local, wanted = np.asarray(_grid(times - times[0])), np.asarray(_grid(instants - times[0]))
     if len(local) == 1:
         return np.ones((len(wanted), 1))
-    weights = ExtendedPath(_identity_path(kind, tuple(local), order, 0.0), tail).evaluate(torch.as_tensor(wanted))[0]
-    return weights.numpy()
+    path, lead = _identity_path(kind, tuple(local), order, 0.0, basis)
+    return ExtendedPath(path, tail).evaluate(torch.as_tensor(wanted) + lead)[0].numpy()
 
 
 def _grid(values: np.ndarray) -> tuple[float, ...]:
@@ -88,7 +93,9 @@ def _grid(values: np.ndarray) -> tuple[float, ...]:
 
 
 @lru_cache(maxsize=256)
-def _weights(kind: str, times: tuple[float, ...], instants: tuple[float, ...], order: int, ridge: float) -> np.ndarray:
+def _weights(
+    kind: str, times: tuple[float, ...], instants: tuple[float, ...], order: int, ridge: float, basis: str
+) -> np.ndarray:
     knots = check_times(times, max(times[-1], GRID)).numpy()
     at = np.clip(np.asarray(instants), knots[0], knots[-1])
     count = len(knots)
@@ -104,19 +111,24 @@ def _weights(kind: str, times: tuple[float, ...], instants: tuple[float, ...], o
     elif kind == "cubic":
         weights = CubicSpline(knots, np.eye(count))(at)
     else:
-        weights = _identity_path(kind, times, order, ridge).evaluate(torch.as_tensor(at))[0].numpy()
+        path, lead = _identity_path(kind, times, order, ridge, basis)
+        weights = path.evaluate(torch.as_tensor(at) + lead)[0].numpy()
     weights.flags.writeable = False
     return weights
 
 
-def _identity_path(kind: str, times: tuple[float, ...], order: int, ridge: float):
-    knots, duration = torch.tensor(times, dtype=torch.float64), times[-1]
+def _identity_path(kind: str, times: tuple[float, ...], order: int, ridge: float, basis: str):
+    """The path, and how much later than `times` it has them: as clips have theirs, the first a frame after 0."""
+    lead = times[-1] / (len(times) - 1)
+    knots, duration = torch.tensor(times, dtype=torch.float64) + lead, times[-1] + lead
     eye = torch.eye(len(times), dtype=torch.float64)[None]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ProjectionWarning)  # what it warns of is mended here
         order = min(order, len(times))
         while order > 1 and not ridge:
-            if amplification(projection_matrix(knots, order, duration), knots, duration) <= AMPLIFICATION:
+            functions = make_basis(basis, order, duration, len(times))
+            if amplification(projection_matrix(knots, functions), knots, functions) <= AMPLIFICATION:
                 break
             order -= 1
-        return clip_path(eye, duration, order, kind, knots, ridge=ridge)
+        functions = make_basis(basis, order, duration, len(times))
+        return clip_path(eye, functions, kind, knots, ridge=ridge), lead

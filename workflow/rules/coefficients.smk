@@ -1,4 +1,4 @@
-# Latents → Legendre coefficients.
+# Latents → coefficients.
 
 
 rule project:
@@ -13,7 +13,7 @@ rule project:
     benchmark:
         "results/benchmarks/project/{shard}.tsv"
     params:
-        settings=settings("flow.order", "flow.projection", "flow.ridge"),
+        settings=settings("flow.basis", "flow.order", "flow.projection", "flow.ridge"),
     threads: 1
     resources:
         mem_mb=4000,

@@ -34,7 +34,7 @@ rule interpolate:
         "results/benchmarks/interpolation.tsv"
     params:
         settings=settings(
-            "flow.order", "clips.fps", "experiments.clips", "experiments.scenes", "experiments.videos", "seed"
+            "flow.basis", "flow.order", "clips.fps", "experiments.clips", "experiments.scenes", "experiments.videos", "seed"
         ),
     threads: 16
     resources:
@@ -64,6 +64,7 @@ rule extrapolate:
         "results/benchmarks/extrapolation.tsv"
     params:
         settings=settings(
+            "flow.basis",
             "flow.order",
             "clips.fps",
             *SAMPLING,
@@ -126,7 +127,7 @@ rule write_ledger:
     benchmark:
         "results/benchmarks/ledger.tsv"
     params:
-        settings=settings("flow.order", "clips.fps", *SAMPLING, "experiments.videos", "seed"),
+        settings=settings("flow.basis", "flow.order", "clips.fps", *SAMPLING, "experiments.videos", "seed"),
     threads: 16
     resources:
         mem_mb=8000,

@@ -35,12 +35,12 @@ def moving(times, degree):
     return torch.einsum("kn,nchw->kchw", powers, slopes).clamp(-1, 1)
 
 
-@pytest.mark.parametrize("kind, degree", [("linear", 1), ("cubic", 3), ("polynomial", 3), ("hybrid", 3)])
+@pytest.mark.parametrize("kind, degree", [("linear", 1), ("cubic", 3), ("projected", 3), ("hybrid", 3)])
 def test_exact_on_its_own_kind_of_motion(kind, degree):
     """At irregular true times; one degree more is not exact, so the test can tell."""
     at = np.linspace(0, 0.5, 13)
     for order, exact in ((degree, True), (degree + 1, False)):
-        found = on_pixels(kind, order=degree + 1)(moving(IRREGULAR, order), IRREGULAR, at)
+        found = on_pixels(kind, order=degree + 1, basis="legendre")(moving(IRREGULAR, order), IRREGULAR, at)
         assert torch.allclose(found, moving(at, order), atol=1e-5) == exact
 
 
@@ -68,7 +68,7 @@ def test_all_have_one_signature_and_rank_as_expected(frames, decoder):
     assert scores["repeat"] < min(scores["blend"], scores["minterpolate"])
     for name in ("blend", "minterpolate"):  # a repeated frame's error is so large that blurring it may help
         assert scores[name + DECODED] < scores[name]
-    assert scores["polynomial"] < scores["hybrid"]
+    assert scores["projected"] < scores["hybrid"]
     assert scores["latent linear"] == pytest.approx(scores["blend" + DECODED], abs=1e-3)
 
 

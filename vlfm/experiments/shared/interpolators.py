@@ -15,7 +15,7 @@ import torch
 from vlfm.decoders.base import VisualDecoder
 from vlfm.errors import VLFMError
 from vlfm.frames import to_tensor, to_uint8
-from vlfm.video.weights import path_weights
+from vlfm.video.weights import DEFAULT_BASIS, path_weights
 
 Baseline = Callable[[torch.Tensor, np.ndarray, np.ndarray], torch.Tensor]
 
@@ -30,11 +30,11 @@ def combine(weights: np.ndarray, values: torch.Tensor) -> torch.Tensor:
     return (matrix @ values.reshape(len(values), -1)).reshape(len(matrix), *values.shape[1:])
 
 
-def on_pixels(kind: str, order: int = 5, ridge: float = 0.0) -> Baseline:
+def on_pixels(kind: str, order: int = 5, ridge: float = 0.0, basis: str = DEFAULT_BASIS) -> Baseline:
     """The path `kind` (see `path_weights`) straight on the pixels, clipped to [−1, 1]."""
 
     def baseline(frames: torch.Tensor, times: np.ndarray, instants: np.ndarray) -> torch.Tensor:
-        return combine(path_weights(kind, times, instants, order, ridge), frames).clamp(-1, 1)
+        return combine(path_weights(kind, times, instants, order, ridge, basis), frames).clamp(-1, 1)
 
     return baseline
 
@@ -132,7 +132,7 @@ def baselines(
     latents = {
         "latent linear": "linear",
         "latent cubic": "cubic",
-        "polynomial": "polynomial",
+        "projected": "projected",
         "hybrid": "hybrid",
     }
     return {

@@ -9,7 +9,7 @@ from vlfm.clips.shards import DecodedClip
 from vlfm.coefficients.shards import ClipCoefficients
 from vlfm.decoders.base import VisualDecoder
 from vlfm.evaluation.metrics import psnr
-from vlfm.flow.legendre import LegendreBasis
+from vlfm.flow.bases import Basis
 from vlfm.flow.projection import reconstruct
 from vlfm.frames import to_tensor
 from vlfm.latents.store import ClipLatents
@@ -22,12 +22,11 @@ TIMES = 4  # at which each clip is asked for, on average
 
 
 def projection_loss(
-    decoder: VisualDecoder, clip: DecodedClip, stored: ClipLatents, projected: ClipCoefficients
+    decoder: VisualDecoder, clip: DecodedClip, stored: ClipLatents, projected: ClipCoefficients, basis: Basis
 ) -> float:
-    """dB that the polynomial path costs a clip beside its round trip, at its own frames."""
-    times = torch.from_numpy(projected.times)
-    basis = LegendreBasis(projected.coefficients.shape[-1], projected.duration).evaluate(times)
-    latents = reconstruct(torch.from_numpy(projected.coefficients)[None], basis[None])[0]
+    """dB that the path on `basis` costs a clip beside its round trip, at its own frames."""
+    values = basis.evaluate(torch.from_numpy(projected.times))
+    latents = reconstruct(torch.from_numpy(projected.coefficients)[None], values[None])[0]
     null_text = None if stored.null_text is None else torch.from_numpy(stored.null_text)
     frames = decoder.generate(latents, [clip.caption] * len(latents), null_text).cpu()
     return stored.round_trip - float(psnr(frames, to_tensor(clip.frames)).mean())

@@ -58,10 +58,14 @@ class LappedAutoencoder(ModelMixin, ConfigMixin):
         """Set mean and scale so that the latents of `frames`, (B, 3, H, W) each, are centred and of unit variance."""
         self.mean.zero_()
         self.scale.fill_(1)
-        chunks = (chunk.to(self.device) for part in frames for chunk in part.split(256))
-        latents = torch.cat([self.encode(chunk).movedim(1, -1).flatten(0, -2) for chunk in chunks]).double()
-        self.mean.copy_(latents.mean(0))
-        self.scale.copy_(latents.var(0).mean().sqrt().clamp_min(1e-6))
+        count, total, squares = 0, 0.0, 0.0
+        for chunk in (chunk for part in frames for chunk in part.split(256)):
+            latents = self.encode(chunk.to(self.device)).double().movedim(1, -1).flatten(0, -2)
+            count, total, squares = count + len(latents), total + latents.sum(0), squares + latents.square().sum(0)
+        mean = total / count
+        # Latents are of order 1, so that nothing is lost in the difference of float64 sums.
+        self.mean.copy_(mean)
+        self.scale.copy_((squares / count - mean.square()).mean().sqrt().clamp_min(1e-6))
 
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (B, 3, H, W) in [−1, 1] → latents (B, C, H/p, W/p) of about unit variance."""

@@ -52,7 +52,15 @@ SMALL = {
     "inversion": {"steps": 4, "batch_size": 24},
     "flow": {"order": 4},
     "model": {"layers": 1, "heads": 2, "head_dim": 64},
-    "training": {"steps": 12, "workers": 0, "batch_size": 4, "warmup": 2, "checkpoint_every": 4},
+    "training": {
+        "optimizer": "grams",
+        "steps": 12,
+        "workers": 0,
+        "batch_size": 4,
+        "learning_rate": 2e-3,
+        "warmup": 2,
+        "checkpoint_every": 4,
+    },
     "evaluation": {"clips": 3},
 }
 

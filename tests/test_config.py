@@ -47,7 +47,7 @@ def test_default_file_has_exactly_the_keys_of_the_schema_each_with_a_comment():
         ({"clips": {"duration": [0.5, -1]}}, "clips.duration.1: "),
         ({"clips": {"duration": [0.5, 0.51]}}, "fps × duration must be a whole number of frames"),
         ({"clips": {"duration": [0.5, 0.5]}}, "duration lists a value twice"),
-        ({"clips": {"duration": [1.0, 0.25]}}, "flow.order is 8, but a clip has only 6 frames"),
+        ({"clips": {"duration": [1.0, 0.25]}}, "flow.order is 12, but a clip has only 6 frames"),
         ({"clips": {"size": [96, 128]}}, "clips.size: it is [96, 128]; give the side of a square"),
         ({"clips": {"size": [[96, 96, 3]]}}, "clips.size: it is [[96, 96, 3]]; give the side of a square"),
         ({"clips": {"size": [[96, 96], [96, 96]]}}, "size lists a value twice"),

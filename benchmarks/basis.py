@@ -30,6 +30,7 @@ from vlfm.clips.index import build_index
 from vlfm.clips.moving_digits.videos import make_digits
 from vlfm.clips.shards import read_clips
 from vlfm.decoders.patch_autoencoder import PatchAutoencoder
+from vlfm.errors import VLFMError
 from vlfm.flow.bases import BASES, make_basis
 from vlfm.frames import psnr, to_tensor
 from vlfm.run import spread
@@ -84,7 +85,7 @@ def decoded(data: str, seconds: float, folder: Path, count: int) -> tuple[list, 
             configs.Clips.model_validate(clips.model_dump() | {"index": "moving-digits"})  # they leave the picture
             make_digits(clips, config.seed, index)
         build_index(clips, folder / "manifest.parquet", folder / "index.parquet", folder / "shards.json")
-    except ValueError as error:
+    except (VLFMError, ValueError) as error:
         print(f"{data}: {error}")
         return [], patch
     found = []

@@ -35,6 +35,7 @@ def demo(settings, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_every_clip_of_the_demo_is_good(demo):
     plan = read_manifest(demo / "manifest.parquet")
     assert len(plan) >= 30

@@ -242,6 +242,7 @@ def made(settings, tmp_path_factory):
     return clips, folder
 
 
+@pytest.mark.slow
 def test_the_csv_is_indexed_like_any_other(made):
     clips, folder = made
     plan = read_manifest(folder / "manifest.parquet")

@@ -205,6 +205,7 @@ def frames():
     return to_tensor(movie(0, frames=3, height=64, width=64))
 
 
+@pytest.mark.slow
 def test_a_guided_round_trip_closes(folder, frames):
     decoder = load_tiny(folder, guidance=3.0, null_text=12)
     latents, null = decoder.invert_guided(frames, CAPTION, batch_size=32)
@@ -238,6 +239,7 @@ def test_frames_are_generated_in_batches_or_one_by_one(folder, frames):
     assert torch.allclose(parted, latents, atol=1e-4) and torch.allclose(again, null, atol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("depth", "walked"), [(0.1, 1), (0.5, 3), (0.8, 4)])
 def test_part_of_the_way_there_is_one_embedding_a_step_walked(folder, frames, depth, walked):
     decoder = load_tiny(folder, guidance=3.0, null_text=12, depth=depth)

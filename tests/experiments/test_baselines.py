@@ -44,6 +44,7 @@ def trained(judged, tmp_path_factory):
     return output
 
 
+@pytest.mark.slow
 def test_seconds_become_steps_that_are_those_of_the_training(trained):
     prepared = read_json(trained / "baselines" / "steps.json")
     assert prepared["seconds"] == 0.5 and prepared["device"] == "cpu" and prepared["threads"] >= 1

@@ -301,6 +301,7 @@ def test_untrained_heads_are_told(run, tmp_path):
         ablation.run(run, tmp_path)
 
 
+@pytest.mark.slow
 def test_speed_counts_evaluations(run, trained):
     speed.run(run, trained)
     rows = {(row["head"], row["solver"], row["fps"]): row for row in read(trained, "speed")}

@@ -2,9 +2,9 @@
 
     python benchmarks/basis.py [--seconds 1 2 4 8] [--clips 6] [--out FILE.json]
 
-Shots of the demo's sources (96×96, 24 frames a second) and moving digits (48×48) go through the embedded decoder's
-autoencoder, fitted on them; a path is drawn through their latents by least squares and decoded. Scored is the PSNR at
-the frames, all given, and at the frames between, every second one given. Beside the two bases of the pipeline stand
+Shots of the demo's sources (96×96, 24 frames a second) and moving digits (48×48) go through patches
+in closed form, fitted on them; a path is drawn through their latents by least squares and decoded. Scored is the PSNR
+at the frames, all given, and at the frames between, every second one given. Beside the two bases of the pipeline stand
 cubic B-splines, and each basis on short pieces of the clip: is one long path better than several short ones?
 
 An order is a share of the frames, so that a row of one length and a row of another spend as many coefficients a second.

@@ -26,12 +26,13 @@ from synthetic import write_shards
 from training import ROOT, our_loop, synchronize
 
 from vlfm import config as configs
-from vlfm.flow.bases import LegendreBasis
+from vlfm.coefficients.basis import clip_basis
 from vlfm.flow.projection import project, projection_matrix
 from vlfm.progress import Stopwatch
 from vlfm.training.data import read_moments
 
 SHAPE, DURATION = (16, 16, 16), 0.5
+ORDER = 8  # or the fewest frames
 
 
 def main() -> None:
@@ -57,7 +58,7 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace, device: torch.device, folder: Path) -> dict:
     """Time projection and steps for every N, in turns; returns the record."""
-    base = configs.load(ROOT / "config.yaml")
+    base = changed(configs.load(ROOT / "config.yaml"), {"flow.order": min(ORDER, *arguments.frames)})
     steps: dict[int, list[float]] = {frames: [] for frames in arguments.frames}
     projections: dict[int, list[float]] = {frames: [] for frames in arguments.frames}
     with contextlib.ExitStack() as stack:
@@ -78,7 +79,7 @@ def run(arguments: argparse.Namespace, device: torch.device, folder: Path) -> di
             loop = our_loop(config, tars, read_moments(files), config.training.workers, device)
             loops[frames] = stack.enter_context(contextlib.closing(loop))
             latents = torch.randn(16, frames, *SHAPE, generator=torch.Generator().manual_seed(0)).to(device)
-            works[frames] = latents, projection_matrix(frames, LegendreBasis(config.flow.order, DURATION), "lstsq")
+            works[frames] = latents, projection_matrix(frames, clip_basis(config, DURATION), "lstsq")
         for round_ in range(arguments.rounds + 1):
             for frames, loop in loops.items():
                 latents, weights = works[frames]

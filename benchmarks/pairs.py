@@ -31,8 +31,8 @@ from finished_run import (
     write_record,
 )
 
+from vlfm.coefficients.basis import clip_basis
 from vlfm.decoders.load import load_decoder
-from vlfm.flow.bases import LegendreBasis
 from vlfm.flow.projection import project, projection_matrix
 from vlfm.frames import to_tensor
 from vlfm.model.flow_model import FlowModel
@@ -107,7 +107,7 @@ def through_autoencoder(run: FinishedRun, device: torch.device) -> FinishedRun:
     coefficients = []
     for clip in run.clips:
         weights = projection_matrix(
-            torch.from_numpy(clip.times), LegendreBasis(flow.order, clip.duration), flow.projection, flow.ridge
+            torch.from_numpy(clip.times), clip_basis(run.config, clip.duration), flow.projection, flow.ridge
         )
         latents = decoder.encode(to_tensor(frames[clip.clip_id].frames)).float().cpu()
         coefficients.append(project(latents[None], weights)[0])

@@ -6,10 +6,10 @@ The plain loop trains as fast-DiT does on features computed beforehand: one npy 
 `DataLoader`, noise added to the first coefficient map, the network, a mean squared error, AdamW. It has the same
 backbone, batch, precision, clips and number of reading processes, and none of the rest: no schedule, no clipping, no
 guard, no exact order. Both are timed in turns in one process, so that what else the machine does falls on both; ours
-also with the optimizer of config.yaml (Grams). `waiting` is the share of the time in which a loop waited for its clips.
+also with the optimizer of config.yaml (Muon). `waiting` is the share of the time in which a loop waited for its clips.
 
-Sizes: `demo` is the embedded configuration (latents 16×16×16, order 8). `xl` is DiT-XL/2 at 256 tokens (28 layers,
-width 1152, latents 4×32×32, order 8, 77 caption tokens of width 768), in bfloat16 on a GPU.
+Sizes: `demo` is the embedded configuration (latents 16×16×16, its order and width). `xl` is DiT-XL/2 at 256 tokens
+(28 layers, width 1152, latents 4×32×32, order 8, 77 caption tokens of width 768), in bfloat16 on a GPU.
 """
 
 import argparse

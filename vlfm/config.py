@@ -333,6 +333,15 @@ class Config(Section):
     experiments: Experiments
 
     @model_validator(mode="after")
+    def _recurrences_are_legendres(self):
+        if self.flow.projection != "lstsq" and self.flow.basis != "legendre":
+            raise ValueError(
+                f"flow.projection is {self.flow.projection}, a recurrence for Legendre polynomials, but flow.basis is "
+                f"{self.flow.basis}: set flow.basis to legendre, or flow.projection to lstsq"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _sections_agree(self):
         frames = self.clips.num_frames_of(self.clips.shortest)
         if self.flow.order > frames:

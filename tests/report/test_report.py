@@ -289,7 +289,7 @@ def test_the_depth_is_said(name, depth, words):
     assert said["inversion"].startswith(words)
     if name == "embedded":
         predictor = " and a small noise predictor, both" if depth else ""
-        assert said["visual decoder"] == f"a patch autoencoder{predictor} trained on the clips."
+        assert said["visual decoder"] == f"an autoencoder of lapped patches{predictor} trained on the clips."
 
 
 @pytest.mark.parametrize(

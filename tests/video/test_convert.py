@@ -270,10 +270,15 @@ def test_through_a_diffusers_autoencoder(short, facts, tmp_path):
     assert decibels(facts(tmp_path / "bare.mp4").frames[::2], facts(small).frames) < 20
 
 
-def test_through_a_runs_decoder(short, facts, tmp_path):
+@pytest.mark.parametrize("lapped", [False, True])
+def test_through_a_runs_decoder(short, facts, tmp_path, lapped):
+    from vlfm.decoders.lapped_autoencoder import LappedAutoencoder
     from vlfm.decoders.patch_autoencoder import PatchAutoencoder
 
-    PatchAutoencoder(6, 3).save_pretrained(tmp_path / "decoder" / "autoencoder")
+    autoencoder = PatchAutoencoder(6, 3)
+    if lapped:
+        autoencoder = LappedAutoencoder.of_patches(autoencoder, width=8, blocks=1)
+    autoencoder.save_pretrained(tmp_path / "decoder" / "autoencoder")
     double(short, tmp_path / "out.mp4", decoder=str(tmp_path / "decoder"), crf=2)
     assert decibels(facts(tmp_path / "out.mp4").frames[::2], facts(short).frames) > 40
     with pytest.raises(VLFMError, match="autoencoder"):

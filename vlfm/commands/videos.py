@@ -44,7 +44,8 @@ def _add_extrapolate(commands: Commands) -> None:
         choices=["motion", "hold", "linear", "refit", "continued"],
         help="motion: everything goes on as it last moved and comes to rest (default on pixels); at fixed places: "
         "hold, the last frame stays (default in latents), linear, along the end slope, refit, along a line through the "
-        "last window, continued, the paper's, refused where it explodes",
+        "last window, continued: cosines play backwards, Legendre polynomials (the paper's) "
+        "are refused where they explode",
     )
     sub.add_argument("--fps", help="frames a second; default the input's own")
     sub.add_argument(
@@ -90,10 +91,16 @@ def _add_path_options(sub: argparse.ArgumentParser) -> None:
         "--path",
         choices=["motion", "hybrid", "projected", "linear"],
         help="motion: along the motion between frames, the best measured (default on pixels); at fixed places: "
-        "hybrid, a projected path plus interpolated residual (default in latents), projected, the paper's, linear",
+        "hybrid, a projected path plus interpolated residual (default in latents), projected, smooth and not exact, "
+        "linear",
     )
     sub.add_argument("--order", type=int, default=5, help="number of basis functions (default 5)")
-    sub.add_argument("--basis", choices=["cosine", "legendre"], default="cosine", help="of the path (default cosine)")
+    sub.add_argument(
+        "--basis",
+        choices=["cosine", "legendre"],
+        default="cosine",
+        help="of the path (default cosine; the paper's is legendre)",
+    )
     sub.add_argument("--window", type=int, default=8, help="frames a path runs through (default 8)")
     sub.add_argument(
         "--decoder",

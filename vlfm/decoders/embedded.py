@@ -132,7 +132,7 @@ class EmbeddedDecoder(VisualDecoder):
             if compile:
                 unet.compile()
         return cls(
-            _autoencoder(Path(folder) / "autoencoder"),
+            load_autoencoder(Path(folder) / "autoencoder"),
             unet,
             DDIMScheduler.from_pretrained(Path(folder) / "scheduler"),
             steps,
@@ -141,8 +141,12 @@ class EmbeddedDecoder(VisualDecoder):
         )
 
 
-def _autoencoder(folder: Path) -> Autoencoder:
-    """The autoencoder in a folder, of the kind that its config names."""
+def load_autoencoder(folder: Path) -> Autoencoder:
+    """The autoencoder in a folder, of the kind that its config names.
+
+    Raises:
+        VLFMError: for a kind that there is not.
+    """
     kind = PatchAutoencoder.load_config(folder).get("_class_name")
     kinds = {each.__name__: each for each in (PatchAutoencoder, LappedAutoencoder)}
     if kind not in kinds:

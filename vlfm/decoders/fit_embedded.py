@@ -38,13 +38,21 @@ Loss = Callable[[int, torch.Generator], torch.Tensor]
 
 
 def fit_decoder(
-    config: configs.Config, shards: list[Path], output: Path, device: torch.device, every: int = 100
+    config: configs.Config,
+    shards: list[Path],
+    output: Path,
+    device: torch.device,
+    every: int = 100,
+    autoencoder: Autoencoder | None = None,
 ) -> None:
     """Fit the autoencoder, in closed form and then by training, and train the noise predictor (not at depth 0).
 
     `output/decoder.json` is written last: its fingerprint, and on the clips held out the PSNR and how far a grid shows.
     Progress is saved every `every` steps beside `output`, so that a killed run goes on where it was. Frames may be of
     several sizes: a step of training sees one.
+
+    Args:
+        autoencoder: one that was fitted to these frames with these settings; by default it is fitted here.
 
     Raises:
         VLFMError: if there are too few clips to hold one out.
@@ -57,9 +65,10 @@ def fit_decoder(
         part: output.parent / f".{output.name}.partial-{part}-{identity}.safetensors"
         for part in ("autoencoder", "unet")
     }
-    autoencoder = PatchAutoencoder.fit(list(training.values()), settings.patch, settings.channels).to(device)
-    if settings.autoencoder.steps:
-        autoencoder = _train_autoencoder(config, autoencoder, training, states["autoencoder"], every)
+    if autoencoder is None:
+        autoencoder = PatchAutoencoder.fit(list(training.values()), settings.patch, settings.channels).to(device)
+        if settings.autoencoder.steps:
+            autoencoder = _train_autoencoder(config, autoencoder, training, states["autoencoder"], every)
     scores, borders = _scores(autoencoder, held_out, settings.patch)
     score = scores.mean().item()
 

@@ -1,4 +1,4 @@
-"""An autoencoder whose patches see their neighbours: without a grid, and sharper, at the same number of latents."""
+"""An autoencoder whose patches see their neighbours: sharper, with less of a grid, at the same number of latents."""
 
 from typing import Self
 

@@ -5,7 +5,7 @@ The stages' own functions invert and project some of the run's clips at each dep
 deeper, the more a latent looks like noise, to the path and to the network.
 
 Depths above 0 walk with a noise predictor. Where the run's decoder has none (its depth is 0), the sweep
-trains one of its own, on the same autoencoder: that is fitted in closed form to the same frames.
+trains one of its own, on the run's autoencoder.
 """
 
 import shutil
@@ -106,7 +106,7 @@ def prepare(run: Run, output: Path) -> None:
     if needs_predictor(run.config):
         config = configured(run.config, max(run.config.experiments.depths))
         clips = [run.results / "clips" / f"{shard}.tar" for shard in run.training_shards]
-        fit_decoder(config, clips, folder / "decoder", run.device)
+        fit_decoder(config, clips, folder / "decoder", run.device, autoencoder=run.decoder.autoencoder)
     write_json(folder / "prepared.json", {"clips": counts})
 
 

@@ -195,8 +195,11 @@ class Longer:
         return made
 
     def _through(self, latents: torch.Tensor, times: torch.Tensor, basis: str) -> HybridPath:
-        flow, frames = self.run.config.flow, self.run.config.clips.num_frames_of(self.duration)
-        return clip_path(latents[None], make_basis(basis, flow.order, self.duration, frames), "hybrid", times)
+        frames = self.run.config.clips.num_frames_of(self.duration)
+        flow = self.run.config.flow
+        # Another basis than the run's gets what the frames carry.
+        order = flow.order if basis == flow.basis else min(flow.order, BASES[basis].safe_order(len(times)))
+        return clip_path(latents[None], make_basis(basis, order, self.duration, frames), "hybrid", times)
 
 
 def methods(own: str, bases: Iterable[str]) -> list[tuple[str, str, str]]:

@@ -110,25 +110,21 @@ def _figure(table: list[Row]) -> str:
     from matplotlib import pyplot, ticker
 
     figure, axes = pyplot.subplots(3, 1, figsize=(WIDTH, 8.2), layout="constrained", sharex=True)
-    looks = {
-        ("cosine", "projected"): (COLOURS[0], "o"),
-        ("cosine", "hybrid"): (COLOURS[2], "s"),
-        ("legendre", "projected"): (COLOURS[1], "o"),
-        ("legendre", "hybrid"): (COLOURS[4], "s"),
-    }
+    marks = {"projected": "o", "hybrid": "s"}
+    looks = dict(zip(product(BASES, marks), COLOURS, strict=False))
     for panel, space in zip(axes, (AUTOENCODER, INVERTED), strict=False):
-        for (basis, kind), (colour, marker) in looks.items():
+        for (basis, kind), colour in looks.items():
             rows = [row for row in table if (row["latents"], row["basis"], row["path"]) == (space, basis, kind)]
             label = basis if kind == "projected" else f"{basis}, hybrid"
             for name, style, where in (("at_frames", ":", "at the frames"), ("between", "-", "between them")):
                 points = [(row["order"], row[name], row[f"{name}_low"], row[f"{name}_high"]) for row in rows]
                 x, y, low, high = np.array([point for point in points if np.isfinite(point[1])]).reshape(-1, 4).T
-                panel.plot(x, y, style, color=colour, marker=marker, markersize=3.5, label=f"{label}, {where}")
+                panel.plot(x, y, style, color=colour, marker=marks[kind], markersize=3.5, label=f"{label}, {where}")
                 panel.fill_between(x, low, high, color=colour, alpha=0.1, linewidth=0)
         panel.set(ylabel="PSNR (dB)", title=f"{space} latents")
     for basis in BASES:
         rows = [row for row in table if (row["latents"], row["basis"], row["path"]) == (INVERTED, basis, "projected")]
-        colour = looks[basis, "projected"][0]
+        colour = looks[basis, "projected"]
         axes[2].plot([row["order"] for row in rows], [row["amplification"] for row in rows], "o-", color=colour)
     axes[2].set(ylabel="amplification", title="noise midway between frames", yscale="log", xlabel="order s")
     axes[2].xaxis.set_major_locator(ticker.MaxNLocator(integer=True))

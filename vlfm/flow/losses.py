@@ -31,7 +31,7 @@ def velocity_mse(
 
 
 def parseval(prediction: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """`||Ĥ − H||²`: the error of the mean path averaged over [0, T] analytically (Parseval, D2).
+    """`||Ĥ − H||²`: the error of the mean path averaged over the basis's span analytically (Parseval, D2).
 
     prediction, target: (B, *shape, s). Summed over orders, averaged over positions: equal to the time average
     of the mean squared error of `Ĥ g(t)` against `H g(t)`, so comparable with an MSE of latents.

@@ -210,7 +210,8 @@ def _settings(config: configs.Config, decoder: dict, training: dict, splits: dic
     sizes = " and ".join(f"{width}×{height}" for height, width in clips.sizes)
     if config.decoder.name == "embedded":
         predictor = " and a small noise predictor, both" if config.predictor_steps else ""
-        visual = f"a patch autoencoder{predictor} trained on the clips"
+        kind = "an autoencoder of lapped patches" if config.decoder.embedded.autoencoder.steps else "patches"
+        visual = f"{kind}{predictor} trained on the clips"
         if "held_out_psnr" in decoder:
             visual += f"; {decoder['held_out_psnr']:.2f} dB on frames held out of its training"
     else:

@@ -39,15 +39,16 @@ def describe(tables: dict[str, list[dict]], order: int, schedule: str, largest: 
 def _projection_finding(rows: list[dict], order: int) -> Finding:
     measured = []
     for kind in dict.fromkeys(row["latents"] for row in rows):
-        errors = {row["order"]: row["relative"] for row in rows if row["latents"] == kind and row["method"] == "lstsq"}
-        last = max(2, max(errors) // 2)
-        slope = (np.log(errors[last]) - np.log(errors[1])) / np.log(last) if errors[1] * errors[last] > 0 else np.nan
-        measured.append(
-            f"{kind.capitalize()} latents: least squares on Legendre polynomials leaves {_percent(errors[1])} of the "
-            f"latents' RMS at s = 1, "
-            f"{_percent(errors[order])} at the run's s = {order}, {_percent(errors[max(errors)])} at s = N = "
-            f"{max(errors)}; up to s = {last} the error goes as s<sup>{slope:.2f}</sup>."
-        )
+        for way, functions in (("lstsq", "Legendre polynomials"), ("lstsq, cosine", "cosines")):
+            errors = {row["order"]: row["relative"] for row in rows if (row["latents"], row["method"]) == (kind, way)}
+            last = max(2, max(errors) // 2)
+            ratio = errors[last] / errors[1] if errors[1] * errors[last] > 0 else np.nan
+            measured.append(
+                f"{kind.capitalize()} latents: least squares on {functions} leaves {_percent(errors[1])} of the "
+                f"latents' RMS at s = 1, {_percent(errors[order])} at the run's s = {order}, "
+                f"{_percent(errors[max(errors)])} at s = N = {max(errors)}; up to s = {last} the error goes as "
+                f"s<sup>{np.log(ratio) / np.log(last):.2f}</sup>."
+            )
     at_order = {
         row["method"]: row["relative"] for row in rows if row["latents"] == "inverted" and row["order"] == order
     }

@@ -88,9 +88,9 @@ class Objective:
         """The loss of each clip, (B,).
 
         `coefficients`: the Parseval loss, in units of the latents' mean square. `direct`: the error of H g(t) in the
-        same units, whose mean over uniform times is the former. `velocity`: the error of dψ/dt, in units of those
-        latents a frame interval: there σ̇ is of order 1, whatever the frame rate, and so is what is added to σ̇² where
-        `training.weighting` divides by it.
+        same units, whose mean over the span of the basis is the former. `velocity`: the error of dψ/dt, in units of
+        those latents a frame interval: there σ̇ is of order 1, whatever the frame rate, and so is what is added to σ̇²
+        where `training.weighting` divides by it.
 
         Args:
             model: called as `VLFMTransformer` is; it may be wrapped.

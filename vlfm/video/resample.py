@@ -34,8 +34,9 @@ class PathSettings:
     """How paths run through a video.
 
     Attributes:
-        kind: `hybrid` (projected plus interpolated residual: exact at the frames), `projected` (the paper's:
-            smooth, not exact), `linear`, or `motion`, from frame to frame along the motion (`vlfm.video.motion`).
+        kind: `hybrid` (projected plus interpolated residual: exact at the frames), `projected` (smooth, not
+            exact; the paper's with `legendre`), `linear`, or `motion`, from frame to frame along the motion
+            (`vlfm.video.motion`).
         window: frames N a path runs through.
         order: number of basis functions, at most what N frames carry: 2√N Legendre polynomials (D1), N cosines.
         basis: `cosine` or `legendre` (the paper's).

@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional
 
 from vlfm.decoders.autoencoder import AutoencoderDecoder, LatentAutoencoder, locate_autoencoder
+from vlfm.decoders.embedded import Autoencoder, load_autoencoder
 from vlfm.decoders.patch_autoencoder import PatchAutoencoder
 from vlfm.errors import VLFMError
 from vlfm.frames import to_tensor, to_uint8
@@ -150,7 +151,7 @@ def open_space(name: str, source: Source, detail: bool, quality: float, seed: in
         return Latents(_OnDevice(autoencoder, device), PATCH, detail)
     folder = Path(name)
     if (folder / "autoencoder").is_dir():
-        autoencoder = PatchAutoencoder.from_pretrained(folder / "autoencoder", use_safetensors=True).eval().to(device)
+        autoencoder = load_autoencoder(folder / "autoencoder").eval().to(device)
         return Latents(_OnDevice(autoencoder, device), autoencoder.config.patch, detail)
     model = name
     if (folder / "decoder.json").exists():
@@ -161,9 +162,9 @@ def open_space(name: str, source: Source, detail: bool, quality: float, seed: in
 
 
 class _OnDevice:
-    """A patch autoencoder that takes frames and latents from anywhere."""
+    """An embedded decoder's autoencoder that takes frames and latents from anywhere."""
 
-    def __init__(self, autoencoder: PatchAutoencoder, device: torch.device) -> None:
+    def __init__(self, autoencoder: Autoencoder, device: torch.device) -> None:
         self._autoencoder, self._device = autoencoder.requires_grad_(False), device
 
     def encode(self, frames: torch.Tensor) -> torch.Tensor:

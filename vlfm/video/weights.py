@@ -37,7 +37,8 @@ def path_weights(
 
     Args:
         kind: `repeat` (the frame before), `nearest` (the earlier one of a tie), `linear`, `cubic` (spline,
-            not-a-knot), `projected` (the paper's), `hybrid` (projected plus linearly interpolated residual).
+            not-a-knot), `projected` (the paper's with `legendre`), `hybrid` (projected plus linearly interpolated
+            residual).
         times: (N,) seconds, strictly increasing, any origin.
         instants: (K,) seconds. Outside the frames' own span the first or the last value holds.
         order, ridge: of the projection. The order is lowered to N and until independent noise on the frames is not

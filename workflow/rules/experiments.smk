@@ -34,7 +34,7 @@ rule interpolate:
         "results/benchmarks/interpolation.tsv"
     params:
         settings=settings(
-            "flow.basis", "flow.order", "clips.fps", "experiments.clips", "experiments.scenes", "experiments.videos", "seed"
+            "flow.order", "clips.fps", "experiments.clips", "experiments.scenes", "experiments.videos", "seed"
         ),
     threads: 16
     resources:
@@ -99,7 +99,7 @@ rule compare_orders:
     benchmark:
         "results/benchmarks/order.tsv"
     params:
-        settings=settings("experiments.clips", "experiments.orders", "experiments.videos", "seed"),
+        settings=settings("flow.basis", "experiments.clips", "experiments.orders", "experiments.videos", "seed"),
     threads: 16
     resources:
         mem_mb=8000,

@@ -75,6 +75,7 @@ def likeness(encoder):
     return Likeness.of(encoder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "training, alike",
     [

@@ -302,6 +302,7 @@ def test_each_clip_begins_with_a_key_frame(made):
     assert times == list(range(len(times))) and len(times) in (4, 16, 60)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_and_another_other_files(made, digits, tmp_path):
     _, folder = made
     for seed, name in ((0, "again"), (1, "other")):

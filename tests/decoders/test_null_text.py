@@ -295,6 +295,7 @@ def invert_run(config, results, output):
     )
 
 
+@pytest.mark.slow
 def test_the_store_keeps_null_text_and_a_killed_job_ends_with_the_same_bytes(run, tmp_path, monkeypatch):
     config, results = run
     invert_run(config, results, tmp_path / "whole" / "s.zarr")

@@ -82,6 +82,7 @@ def test_generation_matches_diffusers_pipeline(tmp_path, frames, prediction):
     assert (ours - (2 * pictures - 1)).abs().max() < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prediction", "more"),
     [

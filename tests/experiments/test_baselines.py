@@ -33,6 +33,9 @@ def a_run(folder, config=None):
     return Run(config or settings(), folder, SHARDS, CPU, SPLITS)
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def trained(judged, tmp_path_factory):
     output = tmp_path_factory.mktemp("baselines")
@@ -44,7 +47,6 @@ def trained(judged, tmp_path_factory):
     return output
 
 
-@pytest.mark.slow
 def test_seconds_become_steps_that_are_those_of_the_training(trained):
     prepared = read_json(trained / "baselines" / "steps.json")
     assert prepared["seconds"] == 0.5 and prepared["device"] == "cpu" and prepared["threads"] >= 1

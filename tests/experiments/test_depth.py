@@ -29,6 +29,9 @@ def settings(**change):
     return small(experiments={"depths": list(DEPTHS), "depth_steps": 3, "depth_clips": 3}, **change)
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def folder(parted, tmp_path_factory):
     """The run of two splits with captions of the real encoder, and judges."""

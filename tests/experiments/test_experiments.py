@@ -72,6 +72,7 @@ def test_interpolation_ranks_every_method_on_clips_and_scene(interpolated):
     assert "decoder's share" in caption and "from minterpolate" in caption
 
 
+@pytest.mark.slow
 def test_interpolation_is_the_same_twice(run, interpolated, tmp_path):
     interpolation.run(run, tmp_path)
     for name in ("interpolation.csv", "interpolation.svg", "interpolation/index.json", "interpolation/clips.csv"):
@@ -248,6 +249,7 @@ def trained(results, tmp_path_factory):
     return output
 
 
+@pytest.mark.slow
 def test_heads_are_compared_after_equal_steps_and_equal_seconds(run, trained):
     ablation.run(run, trained)
     check_files(trained, "ablation", 1)

@@ -356,6 +356,7 @@ def test_the_encoder_failing_is_said(tmp_path, monkeypatch, frames):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing(make, tmp_path):
     long = make("long.mp4", "-c", "copy", before=("-stream_loop", "60"))
     command = [sys.executable, "-m", "vlfm.cli", "interpolate", long, "--fps", "8x", "-o", tmp_path / "out.mp4"]

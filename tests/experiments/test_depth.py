@@ -22,14 +22,13 @@ from vlfm.run import Run
 from vlfm.storage.files import read_json
 from vlfm.training.objective import Objective
 
+pytestmark = pytest.mark.slow
+
 DEPTHS = (0, 0.5, 1)
 
 
 def settings(**change):
     return small(experiments={"depths": list(DEPTHS), "depth_steps": 3, "depth_clips": 3}, **change)
-
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

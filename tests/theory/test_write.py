@@ -26,7 +26,7 @@ from vlfm.theory.groups import count_clips, load_groups
 from vlfm.theory.page import describe, plain
 from vlfm.training.loop import train
 
-pytestmark = pytest.mark.filterwarnings("ignore::vlfm.flow.projection.ProjectionWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::vlfm.flow.projection.ProjectionWarning")]
 
 
 def frames(clip):

@@ -44,6 +44,7 @@ def settings_of(draw):
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(st.integers(1, 60), st.integers(0, 99), settings_of(), st.sampled_from([10, 24, 25, 48, Fraction(60000, 1001)]))
 def test_streaming_is_the_whole_shot_at_once(count, seed, path, fps):

@@ -247,6 +247,7 @@ def test_a_table_is_sorted(open_page):
     assert table.evaluate(cells) == ["hybrid", "linear", "minterpolate", "repeat"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("width", "height"), [(360, 740), (768, 1024), (1280, 800)])
 def test_nothing_sticks_out(open_page, width, height, scheme):

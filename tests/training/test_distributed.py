@@ -129,7 +129,7 @@ def test_two_processes_and_parts_of_a_batch_train_as_one_process_does(folder):
     finish(folder, "both", "--processes", "2")
     one = weights(folder, "one")
     for key, value in weights(folder, "both").items():
-        # Where a gradient is rounding alone (one weight in ten thousand, perhaps), the step is what rounding makes of it.
+        # Where a gradient is rounding alone, in one weight of ten thousand perhaps, so is the step.
         apart = ~torch.isclose(value, one[key], rtol=1e-4, atol=1e-5)
         assert apart.double().mean() <= 1e-4, key
         assert torch.allclose(value, one[key], rtol=1e-4, atol=2e-4), key

@@ -110,7 +110,7 @@ def test_clips_of_several_lengths_each_have_their_own():
 def test_made_by_name():
     assert make_basis("cosine", 4, 2.0, 48) == CosineBasis(4, 2.0, 48)
     assert make_basis("legendre", 4, 2.0, 48) == LegendreBasis(4, 2.0)
-    assert make_basis("cosine", 4, 2.0, 48).with_order(7).over(1.0) == CosineBasis(7, 1.0, 48)
+    assert make_basis("cosine", 7, 2.0, 48).over(1.0) == CosineBasis(7, 1.0, 48)
     assert {basis.name for basis in BASES.values()} == set(BASES)
     with pytest.raises(VLFMError, match="unknown basis 'wavelet'; there are cosine, legendre"):
         make_basis("wavelet", 4, 2.0, 48)

@@ -124,15 +124,16 @@ def test_two_processes_and_parts_of_a_batch_train_as_one_process_does(folder):
     # AdamW moves a weight by up to the learning rate a step, however small its gradient: times near 0, where some
     # gradients are rounding alone, would show no more than that.
     change(folder, steps=4, optimizer="adamw", emphasis=1.0)
+    # On cosines three of a hundred thousand gradients are such.
+    config = configs.load(folder / "config.yaml")
+    legendre = config.flow.model_copy(update={"basis": "legendre"})
+    configs.save(config.model_copy(update={"flow": legendre}), folder / "config.yaml")
     finish(folder, "one")
     change(folder, accumulate=2)
     finish(folder, "both", "--processes", "2")
     one = weights(folder, "one")
     for key, value in weights(folder, "both").items():
-        # Where a gradient is rounding alone, in one weight of ten thousand perhaps, so is the step.
-        apart = ~torch.isclose(value, one[key], rtol=1e-4, atol=1e-5)
-        assert apart.double().mean() <= 1e-4, key
-        assert torch.allclose(value, one[key], rtol=1e-4, atol=2e-4), key
+        assert torch.allclose(value, one[key], rtol=1e-4, atol=1e-5), key
 
 
 GRADIENTS = """

@@ -41,13 +41,13 @@ from vlfm.plots import WIDTH, svg
 from vlfm.progress import with_progress
 from vlfm.run import Coder, Run
 from vlfm.storage.tables import Row
-from vlfm.video.weights import path_weights
+from vlfm.video.weights import DEFAULT_BASIS, path_weights
 
 METRICS = (*ALL_METRICS, *TEMPORAL)
 PIXELS, DECODED, AUTOENCODER, INVERTED = "pixels", "pixels, decoded", "autoencoder", "inverted"
 PATHS = {  # method → path, basis
-    "latent linear": ("linear", "cosine"),
-    "latent cubic": ("cubic", "cosine"),
+    "latent linear": ("linear", DEFAULT_BASIS),  # which these two do not look at
+    "latent cubic": ("cubic", DEFAULT_BASIS),
     "cosine": ("projected", "cosine"),
     "legendre": ("projected", "legendre"),
     "cosine hybrid": ("hybrid", "cosine"),
@@ -232,7 +232,7 @@ class Held:
         return made
 
     def _path(
-        self, kind: str, values: torch.Tensor, where: np.ndarray | slice | None = None, basis: str = "cosine"
+        self, kind: str, values: torch.Tensor, where: np.ndarray | slice | None = None, basis: str = DEFAULT_BASIS
     ) -> torch.Tensor:
         """The values at `where`, by default the held-out ones, by a path of `vlfm.video.weights` through the given."""
         order = carried(kind, basis, self.order, len(self.given))

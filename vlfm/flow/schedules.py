@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vlfm.errors import VLFMError
 from vlfm.flow.bases.base import check_duration, check_num_frames
+from vlfm.flow.bases.per_clip import each_own
 
 
 class Schedule(ABC):
@@ -144,8 +145,9 @@ class SchedulePerClip(Schedule):
     @property
     def lead_in(self) -> Tensor:
         """T/N of each clip, (B,), as a share of T."""
-        return self._taken(
-            [torch.full(self.which.shape, each.lead_in, device=self.which.device) for each in self.schedules]
+        return each_own(
+            [torch.full(self.which.shape, each.lead_in, device=self.which.device) for each in self.schedules],
+            self.which,
         )
 
     @property
@@ -154,17 +156,11 @@ class SchedulePerClip(Schedule):
 
     def sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         values, slopes = zip(*(schedule.sigma(t) for schedule in self.schedules), strict=True)
-        return self._taken(values), self._taken(slopes)
+        return each_own(values, self.which), each_own(slopes, self.which)
 
     def mean_scale(self, t: Tensor) -> tuple[Tensor, Tensor]:
         values, slopes = zip(*(schedule.mean_scale(t) for schedule in self.schedules), strict=True)
-        return self._taken(values), self._taken(slopes)
-
-    def _taken(self, values: Sequence[Tensor]) -> Tensor:
-        """Of one value a schedule, (B,) or (B, K) each, every clip's own."""
-        stacked = torch.stack(tuple(values))
-        which = self.which.reshape(1, -1, *(1,) * (stacked.ndim - 2)).expand_as(stacked[:1])
-        return stacked.gather(0, which)[0]
+        return each_own(values, self.which), each_own(slopes, self.which)
 
 
 SCHEDULES = {"exact": ExactSchedule, "paper": PaperSchedule}

@@ -55,10 +55,6 @@ class Basis(ABC):
         check_num_frames(num_frames)
         return cls(order, duration)
 
-    def with_order(self, order: int) -> Self:
-        """The same functions, `order` of them."""
-        return replace(self, order=order)
-
     def over(self, duration: float) -> Self:
         """The same functions, stretched to `duration` seconds."""
         return replace(self, duration=duration)

@@ -25,12 +25,13 @@ class BasisPerClip:
 
     def evaluate(self, t: Tensor) -> Tensor:
         """`g(t)` of each clip, (B,) or (B, K) → (B, [K,] s)."""
-        return self._taken([basis.evaluate(t) for basis in self.bases])
+        return each_own([basis.evaluate(t) for basis in self.bases], self.which)
 
     def derivative(self, t: Tensor) -> Tensor:
         """Their derivatives, as `evaluate`."""
-        return self._taken([basis.derivative(t) for basis in self.bases])
+        return each_own([basis.derivative(t) for basis in self.bases], self.which)
 
-    def _taken(self, values: Sequence[Tensor]) -> Tensor:
-        stacked = torch.stack(tuple(values))
-        return stacked[self.which, torch.arange(len(self.which), device=self.which.device)]
+
+def each_own(values: Sequence[Tensor], which: Tensor) -> Tensor:
+    """Of values (B, …) for each alternative, those of the alternative that each clip has: (B, …). which: (B,)."""
+    return torch.stack(tuple(values))[which, torch.arange(len(which), device=which.device)]

@@ -16,6 +16,7 @@ from vlfm.errors import VLFMError
 from vlfm.report import write
 from vlfm.report.embedded_videos import spread_that_fits
 from vlfm.report.picture import write_picture
+from vlfm.report.settings import settings_in_words
 from vlfm.report.tables import from_rows, make_table
 from vlfm.report.write import write_report
 from vlfm.storage.files import read_json, write_json
@@ -285,7 +286,7 @@ def test_other_settings_are_said(tmp_path):
 )
 def test_the_depth_is_said(name, depth, words):
     config = report_config(decoder={"name": name, "model": "some/model"}, inversion={"depth": depth})
-    said = dict(write._settings(config, {}, {"clips": 1, "steps": 2}, {}))
+    said = dict(settings_in_words(config, {}, {"clips": 1, "steps": 2}, {}))
     assert said["inversion"].startswith(words)
     if name == "embedded":
         predictor = " and a small noise predictor, both" if depth else ""

@@ -15,12 +15,11 @@ from markupsafe import Markup
 
 from vlfm import __version__
 from vlfm import config as configs
-from vlfm.decoders.depth import walked_steps
 from vlfm.errors import VLFMError
-from vlfm.flow.bases import BASES
 from vlfm.report import embedded_videos
 from vlfm.report.clip_ledger import read_rows, read_splits, summarise
 from vlfm.report.embedded_videos import Group, Library
+from vlfm.report.settings import evaluations_in_words, settings_in_words
 from vlfm.report.tables import Table, from_rows, make_table, split_in_words
 from vlfm.splits import LABELS, TEST, TRAIN, splits_met
 from vlfm.storage.files import read_json, write_bytes
@@ -127,7 +126,7 @@ def write_report(config: configs.Config, results: Path, output: Path) -> None:
         script=Markup(_part("page.js")),
         long=LONG,
         facts=_unseen(results / "eval") + _facts(config, scores, training),
-        settings=_settings(config, read_json(results / "decoder" / "decoder.json"), training, splits),
+        settings=settings_in_words(config, read_json(results / "decoder" / "decoder.json"), training, splits),
         ledger=next((experiment for experiment in experiments if experiment.name == "ledger"), None),
         generation=generation,
         losses=_losses(results / "eval" / "ledger" / "means.csv"),
@@ -171,7 +170,7 @@ def _facts(config: configs.Config, scores: list[dict[str, str]], training: dict)
             if values:
                 facts.append((f"{sum(values) / len(values):.1f} dB", f"PSNR, {words}{which}"))
     facts.append((str(training["clips"]), "clip learnt" if training["clips"] == 1 else "clips learnt"))
-    number, noun = _evaluations(config).split(" ", 1)
+    number, noun = evaluations_in_words(config).split(" ", 1)
     facts.append((number, f"{noun} a clip"))
     return facts
 
@@ -196,77 +195,6 @@ def _by_split(rows: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
     """The rows of each split that occurs, training first; rows from before there were splits are training clips'."""
     met = splits_met(row.get("split", TRAIN) for row in rows)
     return {split: [row for row in rows if row.get("split", TRAIN) == split] for split in met}
-
-
-def _evaluations(config: configs.Config) -> str:
-    """How often the network is evaluated for one clip, as far as the settings alone say it."""
-    known = config.model.head == "coefficients"
-    return plural(config.evaluation.steps, "network evaluation") if known else "several network evaluations"
-
-
-def _settings(config: configs.Config, decoder: dict, training: dict, splits: dict[str, str]) -> list[tuple[str, str]]:
-    clips, flow, model, train = config.clips, config.flow, config.model, config.training
-    lengths = " and ".join(f"{duration:g}" for duration in clips.durations)
-    sizes = " and ".join(f"{width}×{height}" for height, width in clips.sizes)
-    if config.decoder.name == "embedded":
-        predictor = " and a small noise predictor, both" if config.predictor_steps else ""
-        kind = "an autoencoder of lapped patches" if config.decoder.embedded.autoencoder.steps else "patches"
-        visual = f"{kind}{predictor} trained on the clips"
-        if "held_out_psnr" in decoder:
-            visual += f"; {decoder['held_out_psnr']:.2f} dB on frames held out of its training"
-    else:
-        visual = f"{config.decoder.name}, {config.decoder.model}"
-    held_out = f", and {plural(list(splits.values()).count(TEST), 'clip')} held out" if splits else ""
-    skipped = f", {training['skipped']} of them skipped" if training.get("skipped") else ""
-    side = model.convolution
-    convolution = f", a {side}×{side} convolution before each" if side else ""
-    adaln = " and adaLN" if model.caption_in_adaln else ""
-    return [
-        (
-            "data",
-            f"{plural(training['clips'], 'clip')} of {lengths} s at {clips.fps:g} frames a second, {sizes} pixels"
-            f"{held_out}: {clips.index}",
-        ),
-        ("visual decoder", f"{visual}."),
-        ("inversion", f"{_inversion(config)}."),
-        (
-            "path",
-            f"{flow.order} {BASES[flow.basis].plural} ({flow.projection}); schedule {flow.schedule}, "
-            f"σ ≥ {flow.sigma_min:g}.",
-        ),
-        (
-            "network",
-            f"a DiT of {plural(model.layers, 'layer')} and width {model.heads * model.head_dim}, patch {model.patch}"
-            f"{convolution}; captions embedded by {config.text.encoder}, told by cross-attention{adaln}; it predicts "
-            f"{model.head}.",
-        ),
-        (
-            "training",
-            f"{plural(training['steps'], 'step')}{skipped} of {plural(train.batch_size, 'clip')} with "
-            f"{train.optimizer}, learning rate {train.learning_rate:g}; {train.pure_noise:.0%} of a batch at t = 0, "
-            f"{train.lead_in:.0%} in the lead-in.",
-        ),
-        ("rendering", f"{_evaluations(config)} a clip, guidance {config.evaluation.guidance:g}."),
-    ]
-
-
-def _inversion(config: configs.Config) -> str:
-    """How pictures become the latents that the path runs through, and how deep in noise these are."""
-    settings, flow = config.inversion, config.decoder.name == "rectified-flow"
-    if config.decoder.name == "autoencoder" or not settings.depth:
-        return "none: the path runs through the autoencoder's latents"
-    steps = plural(settings.steps, "step")
-    if settings.depth < 1 and flow:
-        steps = f"to σ = {settings.depth:g}, in the steps of a walk of {steps}"
-    elif settings.depth < 1:
-        steps = f"to depth {settings.depth:g}, the first {walked_steps(settings.steps, settings.depth)} of {steps}"
-    else:
-        steps = f"to noise (depth 1), {steps}"
-    refined = plural(settings.refine, "fixed-point refinement")
-    return f"{'the flow backwards' if flow else 'DDIM'} {steps}, {refined} a step"
-
-
-# ------------------------------------------------------------------------------------------- scores
 
 
 def _score_tables(config: configs.Config, scores: list[dict[str, str]]) -> dict[str, Table]:

@@ -5,6 +5,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import hypothesis
 import imageio_ffmpeg
 import pytest
 import torch
@@ -15,6 +16,10 @@ from vlfm import config as configs
 from vlfm.clips.locate import package_file
 
 ROOT = Path(__file__).parents[1]
+
+# How long an example takes says what else the machine does.
+hypothesis.settings.register_profile("vlfm", deadline=None)
+hypothesis.settings.load_profile("vlfm")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Files run beside each other, a process each: threads of small networks would wait for one another.

@@ -19,7 +19,7 @@ ROOMS = [
     {"coefficients"},
     {"model"},
     {"pipeline"},
-    {"training", "run", "video"},
+    {"training", "run", "video", "forecast"},
     {"generate"},
     {"evaluation"},
     {"experiments", "theory"},

@@ -72,6 +72,7 @@ class Clips(Section):
     index: str
     digits: Digits
     fps: Positive
+    min_frames: Annotated[int, Field(ge=2)]
     duration: Durations
     size: Sizes
     shard_size: Count

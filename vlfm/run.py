@@ -104,9 +104,13 @@ class Run:
         return values[0].cpu()
 
     def clip_ids(self, limit: int, split: str | None = None) -> list[str]:
-        """At most `limit` clips with latents, spread evenly over the run, or over one split of it."""
-        shards = [shard for shard in self.shards if split in (None, self.splits[shard])]
-        return spread([clip_id for shard in shards for clip_id in self.stores[shard].clip_ids], limit)
+        """At most `limit` clips with latents, spread evenly over the run, or over one split of it.
+
+        Where there are any, they have all N frames: experiments withhold frames, or compare orders up to N.
+        """
+        stores = [self.stores[shard] for shard in self.shards if split in (None, self.splits[shard])]
+        full = [name for store in stores for name, length in store.lengths.items() if length == store.num_frames]
+        return spread(full or [name for store in stores for name in store.clip_ids], limit)
 
     def latents(self, clip_id: str) -> ClipLatents:
         """What the latent stores hold of a clip."""

@@ -13,14 +13,14 @@ from vlfm.errors import BadClip
 
 def test_25_fps_gives_consecutive_frames():
     shown = np.arange(250) * 0.04
-    indices, times = choose_frames(shown, 1.2, 0.5, 12)
+    indices, times = choose_frames(shown, 1.2, 0.5, 12, 4)
     assert indices.tolist() == list(range(30, 42))
     assert np.allclose(times, 1 / 24 + 0.04 * np.arange(12), atol=1e-12)
 
 
 def test_29_97_fps_leaves_frames_out_evenly():
     shown = np.arange(120) * 1001 / 30000
-    indices, times = choose_frames(shown, 1.5015, 0.5, 12)
+    indices, times = choose_frames(shown, 1.5015, 0.5, 12, 4)
     assert indices.tolist() == [45, 46, 47, 49, 50, 51, 52, 54, 55, 56, 57, 58]
     assert np.abs(times - np.arange(1, 13) / 24).max() <= 1001 / 60000 + 1e-9 or times[-1] < 0.5
 
@@ -34,7 +34,7 @@ def test_usual_rates_fill_every_window(rate, duration, rounding):
     shown = shown if rounding is None else np.round(shown, rounding)
     for start in np.linspace(0, 9, 37):
         count = round(24 * duration)
-        indices, times = choose_frames(shown, start, duration, count)
+        indices, times = choose_frames(shown, start, duration, count, count)
         assert len(set(indices.tolist())) == count
         assert times[0] == pytest.approx(duration / count) and times[-1] <= duration
 
@@ -52,21 +52,25 @@ def test_chosen_frames_are_the_nearest(rate, jitter, seed, start, count):
     shown = (np.arange(int(rate * 6)) + rng.uniform(-jitter, jitter, int(rate * 6))) / rate
     shown -= shown[0]
     try:
-        indices, times = choose_frames(shown, start, duration, count)
+        indices, times = choose_frames(shown, start, duration, count, count)
     except BadClip:
         assume(False)
-    origin = np.abs(shown - start).argmin()
-    truth = shown[indices] - shown[indices[0]] + duration / count
-    assert indices[0] == origin or abs(shown[indices[0]] - start) <= abs(shown[origin] - start) + 2e-5
     assert np.all(np.diff(indices) > 0) and np.all(np.diff(times) > 0)
-    assert times.min() >= duration / count - 1e-9 and times.max() <= duration
-    assert np.abs(times - truth).max() <= slack(duration) + 1e-9
-    every = shown[indices[0] :] - shown[indices[0]] + duration / count
+    step = duration / count
+    if times[0] == pytest.approx(step, abs=1e-12):
+        counted, zero, first = "from the nearest frame", shown[indices[0]], indices[0]
+        origin = np.abs(shown - start).argmin()
+        assert indices[0] == origin or abs(shown[indices[0]] - start) <= abs(shown[origin] - start) + 2e-5
+    else:  # where the jitter would leave an instant without a frame of its own
+        counted, zero, first = "from the start", start, int(np.searchsorted(shown - start + step, 0.0, side="right"))
+    every = shown[first:] - zero + step
     every = every[every <= duration + slack(duration)]
+    assert times.min() > 0 and times.max() <= duration
+    assert np.abs(times - (shown[indices] - zero + step)).max() <= slack(duration) + 1e-9
     for tau in range(count):
-        best = np.abs(every - (tau + 1) * duration / count).min()
-        mine = abs(every[indices[tau] - indices[0]] - (tau + 1) * duration / count)
-        no_room = indices[tau] - indices[0] == len(every) - count + tau
+        best = np.abs(every - (tau + 1) * step).min()
+        mine = abs(every[indices[tau] - first] - (tau + 1) * step)
+        no_room = counted == "from the nearest frame" and indices[tau] - first == len(every) - count + tau
         assert mine <= best + 1e-4 or no_room
 
 
@@ -74,7 +78,7 @@ def test_rates_of_24_and_more_without_jitter_are_never_bad():
     for rate in np.linspace(24, 61, 200):
         shown = np.arange(int(rate * 4)) / rate
         for start in (0, 0.313, 1.7):
-            choose_frames(shown, start, 0.5, 12)
+            choose_frames(shown, start, 0.5, 12, 12)
 
 
 def test_a_tie_takes_the_earlier_frame():
@@ -86,17 +90,56 @@ def test_a_tie_takes_the_earlier_frame():
 @pytest.mark.parametrize(
     ("shown", "start", "message"),
     [
-        (np.arange(60) / 15, 1.0, "about 15 frames a second"),
+        (
+            np.arange(60) / 6,
+            1.0,
+            r"3 frames for the window of 0.5 s from 1.000 s, .*a clip needs 4 \(clips.min_frames\)",
+        ),
         (np.arange(30) / 25, 0.9, "the last frame of the source is shown at 1.160 s"),
         (np.arange(30) / 25, 3.0, "starts at 3.000 s, the source ends at 1.160 s"),
         (np.array([]), 0.0, "no frames"),
         (np.array([0.0]), 0.0, "too early"),
-        (np.r_[np.arange(6), np.arange(15, 60)] / 25, 0.0, "largest gap 0.400 s"),
+        (np.r_[np.arange(6), np.arange(15, 60)] / 25, 0.0, r"6 frames .*largest gap 0.258 s"),
     ],
 )
 def test_what_is_lacking_is_said_in_numbers(shown, start, message):
     with pytest.raises(BadClip, match=message):
-        choose_frames(shown, start, 0.5, 12)
+        choose_frames(shown, start, 0.5, 12, 4)
+
+
+@given(
+    rate=st.floats(1.0, 23.9),
+    jitter=st.floats(0, 0.4),
+    seed=st.integers(0, 2**16),
+    start=st.floats(0, 2),
+    count=st.integers(6, 48),
+    least=st.integers(2, 6),
+)
+def test_a_slow_source_gives_the_frames_it_has(rate, jitter, seed, start, count, least):
+    """At their true times, each once; fewer than asked for are refused, and so is a gap that they would not leave."""
+    duration = count / 24
+    rng = np.random.default_rng(seed)
+    length = int((3 + duration) * rate) + 3
+    shown = np.sort(np.arange(length) + rng.uniform(-jitter, jitter, length)) / rate
+    shown -= shown[0]
+    assume(np.all(np.diff(shown) > 1e-3))
+    times = shown - start + 1 / 24
+    inside = np.flatnonzero((times > 0) & (times <= duration + slack(duration)))
+    try:
+        indices, found = choose_frames(shown, start, duration, count, least)
+    except BadClip:
+        gaps = np.diff([1 / 24, *times[inside], duration])
+        crowded = len(inside) and np.diff(times[inside], prepend=-1).min() < 1 / 24
+        assert len(inside) < least or gaps.max() > 0.99 * duration / (least - 1) or crowded
+        return
+    assert least <= len(indices) <= count and np.all(np.diff(indices) > 0) and np.all(np.diff(found) > 0)
+    assert found[0] > 0 and found[-1] <= duration
+    if len(indices) < count:
+        assert np.allclose(found, np.minimum(times[indices], duration), atol=1e-9)
+        assert set(indices) <= set(inside)
+        if np.diff(times[inside]).min(initial=1) > 1 / 24:
+            needed = set(inside[times[inside] >= 1 / 24])
+            assert needed <= set(indices), "no frame is left out where each stands apart"
 
 
 @given(

@@ -39,7 +39,8 @@ def test_round_trip(tmp_path, clips, dtype, tolerance):
     write(tmp_path / "s.zarr", clips, dtype, {"steps": 3})
     store = LatentStore(tmp_path / "s.zarr")
     assert store.clip_ids == ["aa", "bb", "cc"] and store.fingerprint == "f00d" and store.about == {"steps": 3}
-    assert (store.duration, store.fps, store.height, store.width, store.shape) == (0.5, 10.0, 32, 48, (5, 3, 4, 4))
+    assert (store.duration, store.fps, store.height, store.width, store.shape) == (0.5, 10.0, 32, 48, (3, 4, 4))
+    assert store.num_frames == 5 and store.lengths == {"aa": 5, "bb": 5, "cc": 5}
     for written, read in zip(clips, store, strict=True):
         assert np.allclose(read.latents, written.latents, atol=tolerance, rtol=0)
         assert np.array_equal(read.times, written.times) and np.array_equal(read.mask, written.mask)

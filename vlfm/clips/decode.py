@@ -34,8 +34,8 @@ def decode_shard(clips: config.Clips, manifest: Path, shard: int, output: Path, 
         manifest: the plan, from `build_index`.
         shard: which part of it.
         output: the tar. Per clip, keyed by its id and in plan order: N frames `000.png` … (or jpg) of the clip's
-            height × width, `txt` (the caption) and `json`:
-            `times` (clip time of each frame, seconds, in [T/N, T]), `shown` (seconds in the source, the first
+            height × width, fewer where its source has fewer a second (see `choose_frames`), `txt` (the caption) and
+            `json`: `times` (clip time of each frame, seconds, in (0, T]), `shown` (seconds in the source, the first
             frame of the source being 0), `decoder`, `source_fps`, `frames_reported` (by the container, or
             null) and `frames_decoded` (up to the clip's last frame, counted from the start of the source;
             null after a seek), and clip_id, source, start, end, caption, duration, fps, height, width. Bad clips
@@ -107,7 +107,7 @@ def _identity(clips: config.Clips, plan: list[Clip], shape: Shape) -> str:
     made_by = {
         "version": VERSION,
         "shard": shard_digest(plan),
-        **clips.model_dump(include={"fps", "image", "decoder"}),
+        **clips.model_dump(include={"fps", "min_frames", "image", "decoder"}),
         **vars(shape),
     }
     return fingerprint(made_by)
@@ -149,6 +149,7 @@ def _decode_source(
         "media": vars(found),
         "reported": None,
         "fps": clips.fps,
+        "least": clips.min_frames,
         **vars(shape),
         "image": clips.image,
     }

@@ -113,7 +113,7 @@ class Window:
     def complete(self) -> bool:
         """Whether a frame past the window has come: no later one can matter."""
         origin = self.shown[nearest(self.shown[:2], self._start)]
-        return self.shown[-1] - origin > self._length
+        return self.shown[-1] - max(origin, self._start) > self._length
 
 
 def collect(
@@ -165,7 +165,8 @@ def _decode(task: dict[str, Any], errors: _Errors) -> Iterator[dict[str, Any]]:
     """Decode clips of one source with one decoder.
 
     Task: `file`, `media`, `decoder`, `reported` (frames the container announces, or null), `fps`, `duration`,
-    `count`, `height`, `width`, `image`, `clips`: [{clip_id, source, start, end, caption, piece}] sorted by start.
+    `count`, `least`, `height`, `width`, `image`, `clips`: [{clip_id, source, start, end, caption, piece}] sorted by
+    start.
     """
     media = Media(**task["media"])
     if task["decoder"] == "decord":
@@ -208,7 +209,7 @@ def _emit(frames, clips, task, complaint: Callable[[], str | None]) -> Iterator[
             continue
         clip, window = item
         try:
-            chosen, times = choose_frames(window.shown, clip["start"], task["duration"], task["count"])
+            chosen, times = choose_frames(window.shown, clip["start"], task["duration"], task["count"], task["least"])
             pictures = [window.frames[index] for index in chosen]
             if not trusted:
                 _look_for_repeats(pictures, times, complaint())

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vlfm.clips.windows import nearest
 from vlfm.errors import VLFMError
 from vlfm.storage.tar import read_tar
 
@@ -21,8 +22,8 @@ class DecodedClip:
 
     Attributes:
         clip_id: its name in every store.
-        frames: uint8 (N, H, W, 3), RGB.
-        times: clip time of each frame in seconds, float64 (N,), strictly increasing, in [T/N, T].
+        frames: uint8 (n, H, W, 3), RGB; n is N, or less where the source has fewer frames a second.
+        times: clip time of each frame in seconds, float64 (n,), strictly increasing, in (0, T].
         caption: text.
         info: what `decode_shard` wrote about it: source, start, end, fps, duration, height,
             width, decoder, …
@@ -33,6 +34,14 @@ class DecodedClip:
     times: np.ndarray
     caption: str
     info: dict[str, Any]
+
+    def evenly(self) -> np.ndarray:
+        """N frames, uint8 (N, H, W, 3): the nearest to each instant τT/N, or the clip's own where it has N."""
+        count = round(self.info["fps"] * self.info["duration"])
+        if len(self.frames) == count:
+            return self.frames
+        instants = np.arange(1, count + 1) * self.info["duration"] / count
+        return self.frames[[nearest(self.times, instant) for instant in instants]]
 
 
 def read_clips(path: Path | str, only: Collection[str] | None = None) -> Iterator[DecodedClip]:

@@ -1,7 +1,8 @@
 """Which frames make a clip, and where a long take is cut: pure arithmetic on times, no files.
 
 Clip time runs from 0 to T, the paper's frame τ = 1 … N sits at τT/N. Real sources have other frame rates,
-so a clip holds the frames *nearest* to those instants, together with the instants they were really shown at.
+so a clip holds the frames *nearest* to those instants, together with the instants they were really shown at. A source
+with fewer frames a second gives a clip fewer frames.
 """
 
 import itertools
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from vlfm.errors import BadClip
+from vlfm.words import plural
 
 TIE = 1e-5  # seconds; float32 timestamps (decord) must not decide which of two equally near frames is taken
 
@@ -30,12 +32,19 @@ def nearest(values: Sequence[float], instant: float) -> int:
     return int(np.argmax(distance <= distance.min() + TIE))
 
 
-def choose_frames(shown: Sequence[float], start: float, duration: float, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Choose the frames of a clip.
+def choose_frames(
+    shown: Sequence[float], start: float, duration: float, count: int, least: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose the frames of a clip: N where the source has as many in the window, else the fewer that it has.
 
     With p0 the presentation time of the frame nearest to `start`, a frame shown at p has clip time
     t = p − p0 + T/N. Instant τT/N takes the frame nearest to it among those with t ≤ T that leave a frame
     for every later instant.
+
+    Where that leaves an instant without a frame of its own, as of sources with fewer frames a second, each takes the
+    nearest, and a frame that several instants take is there once. Clip time is then t = p − start + T/N: p0 may lie so
+    far from `start` that counting from it would move what is shown. A path does not care how many frames it was fitted
+    to (Φ of Eq. 1), only that their times are true.
 
     Args:
         shown: strictly increasing presentation times, seconds in the source, shape (frames,); all frames
@@ -43,12 +52,13 @@ def choose_frames(shown: Sequence[float], start: float, duration: float, count: 
         start: seconds in the source.
         duration: T, seconds.
         count: N.
+        least: frames that a clip has at the least. No gap may be longer than so many, spread evenly, would leave.
 
     Returns:
-        indices into `shown`, int64 (N,), strictly increasing; clip times, float64 (N,), in [T/N, T].
+        indices into `shown`, int64 (n,), strictly increasing, n ≤ N; clip times, float64 (n,), in (0, T].
 
     Raises:
-        BadClip: no frame near `start`, the source ends too early, or it has too few frames a second.
+        BadClip: no frame near `start`, the source ends too early, or it has too few frames in the window.
     """
     shown = np.asarray(shown, dtype=np.float64)
     step = duration / count
@@ -72,14 +82,30 @@ def choose_frames(shown: Sequence[float], start: float, duration: float, count: 
     room = len(times) - count + np.arange(count)
     wanted = np.array([nearest(times, step * (tau + 1)) for tau in range(count)])
     picked = np.minimum(wanted, room)
-    if picked[0] != 0 or np.any(np.diff(picked) < 1) or duration - times[picked[-1]] > reach:
-        gap = float(np.diff(inside[: len(times) + 1]).max(initial=0.0))
+    if picked[0] == 0 and np.all(np.diff(picked) > 0) and duration - times[picked[-1]] <= reach:
+        return origin + picked, np.minimum(times[picked], duration)
+    return _fewer_frames(shown, start, duration, count, least)
+
+
+def _fewer_frames(
+    shown: np.ndarray, start: float, duration: float, count: int, least: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """`choose_frames` where the instants do not have a frame each."""
+    step = duration / count
+    times = shown - start + step
+    first = int(np.searchsorted(times, 0.0, side="right"))
+    times = times[first:]
+    times = times[times <= duration + slack(duration)]
+    picked = np.unique([nearest(times, step * (tau + 1)) for tau in range(count)]) if len(times) else times.astype(int)
+    edges = np.concatenate([[step], times[picked], [duration]])
+    gap = float(np.diff(edges).max())
+    if len(picked) < least or gap > duration / max(1, least - 1) + slack(duration):
         raise BadClip(
-            f"{len(times)} frames lie in the window from {start:.3f} s, too few or too uneven for {count} "
-            f"different ones: the source has about {1 / interval:.3g} frames a second here (largest gap "
-            f"{gap:.3f} s), clips.fps asks for {count / duration:g}; lower clips.fps or leave the row out"
+            f"{plural(len(picked), 'frame')} for the window of {duration:g} s from {start:.3f} s, the largest gap "
+            f"{gap:.3f} s: a clip needs {least} (clips.min_frames), spread over it; take a longer clips.duration, "
+            "lower clips.min_frames, or leave the row out"
         )
-    return origin + picked, np.minimum(times[picked], duration)
+    return first + picked, np.minimum(times[picked], duration)
 
 
 def cut_windows(

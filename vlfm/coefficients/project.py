@@ -11,6 +11,7 @@ import torch
 from vlfm import config as configs
 from vlfm.coefficients.basis import clip_basis
 from vlfm.coefficients.shards import ClipCoefficients, write_shard
+from vlfm.errors import VLFMError
 from vlfm.flow.projection import project, projection_matrix
 from vlfm.latents.store import ClipLatents, LatentStore
 from vlfm.progress import progress
@@ -18,11 +19,18 @@ from vlfm.storage.files import write_json
 from vlfm.storage.fingerprints import fingerprint
 from vlfm.storage.ledger import LedgerRow, write_ledger
 
+# Of clips whose source has fewer frames a second than `clips.fps`. Better than a lower order, which holds the higher
+# coefficients at zero, at every length and rate tried: `benchmarks/slow_sources.py`.
+FEW_FRAMES_RIDGE = 1e-5
+
 VERSION = 4  # of what this module writes; raise it when the same settings give other files
 
 
 def project_shard(config: configs.Config, latents: Path, output: Path, moments: Path, ledger: Path) -> None:
     """Project a shard of latents; every clip with the weights of its own frame times.
+
+    A clip with fewer than N frames leaves some of its coefficients open. With `flow.projection` lstsq a ridge
+    decides them: of all paths near the frames the one that bends least.
 
     Args:
         output: the coefficient shard, a tar.
@@ -30,6 +38,9 @@ def project_shard(config: configs.Config, latents: Path, output: Path, moments: 
             training takes its scales without reading the shards twice; `shape` (C, h, w), `duration` and `num_frames`,
             which shards of one run may differ in; and a fingerprint, which they may not.
         ledger: one row per clip.
+
+    Raises:
+        VLFMError: if a clip has too few frames for the paper's recurrence, euler, or latents that are not finite.
     """
     store = LatentStore(latents)
     squares = np.zeros(config.flow.order)
@@ -48,15 +59,16 @@ def project_shard(config: configs.Config, latents: Path, output: Path, moments: 
             start = time.perf_counter()
             key = clip.times.tobytes()
             if key not in weights:
-                weights[key], told = _weights(config, clip.times, clip.duration)
+                weights[key], told = _weights(config, clip, store)
                 warned.extend(told)
             coefficients = project(torch.from_numpy(clip.latents)[None], weights[key])[0].contiguous().numpy()
             squares = squares + np.square(coefficients, dtype=np.float64).mean((0, 1, 2))
             caption_squares += float(np.square(clip.tokens[clip.mask], dtype=np.float64).mean())
             mean_token = clip.tokens[clip.mask].mean(0, dtype=np.float64)
             token_sum, token_squares = token_sum + mean_token, token_squares + np.square(mean_token)
-            first = max(first, float(clip.times[0] / clip.duration))
-            last = min(last, float(clip.times[-1] / clip.duration))
+            if len(clip.times) == store.num_frames:
+                first = max(first, float(clip.times[0] / clip.duration))
+                last = min(last, float(clip.times[-1] / clip.duration))
             rows.append(
                 LedgerRow(
                     clip_id=clip.clip_id,
@@ -68,7 +80,6 @@ def project_shard(config: configs.Config, latents: Path, output: Path, moments: 
             )
             yield of_clip(clip, coefficients)
 
-    num_frames, *shape = store.shape
     count = write_shard(output, clips())
     if warned:
         print(f"warning: {warned[0]}")
@@ -81,10 +92,10 @@ def project_shard(config: configs.Config, latents: Path, output: Path, moments: 
             "caption_mean_square": caption_squares / count,
             "mean_token": (token_sum / count).tolist(),
             "mean_token_square": (token_squares / count).tolist(),
-            "shape": shape,
+            "shape": list(store.shape),
             "duration": store.duration,
-            "num_frames": num_frames,
-            # Shares of T between which every clip was seen: beyond them a path means nothing.
+            "num_frames": store.num_frames,
+            # Shares of T between which every clip of N frames was seen: beyond them a path means nothing.
             "observed": [first, last],
             "caption_channels": caption_channels,
             "fingerprint": fingerprint(
@@ -98,16 +109,20 @@ def project_shard(config: configs.Config, latents: Path, output: Path, moments: 
     )
 
 
-def _weights(config: configs.Config, times: np.ndarray, duration: float) -> tuple[torch.Tensor, list[str]]:
-    """The weights of these frame times, and what the projection warned of: told once a shard, not once a clip."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        weights = projection_matrix(
-            torch.from_numpy(times),
-            clip_basis(config, duration),
-            config.flow.projection,
-            config.flow.ridge,
-        )
+def _weights(config: configs.Config, clip: ClipLatents, store: LatentStore) -> tuple[torch.Tensor, list[str]]:
+    """The weights of a clip's frame times, and what the projection warned of: told once a shard, not once a clip."""
+    method, ridge = config.flow.projection, config.flow.ridge
+    few = len(clip.times) < store.num_frames
+    if few and method == "lstsq":
+        ridge = max(ridge, FEW_FRAMES_RIDGE)
+    basis = clip_basis(config, clip.duration)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            weights = projection_matrix(torch.from_numpy(clip.times), basis, method, ridge)
+    except VLFMError as error:
+        remedy = f"; its source has few frames a second: set clips.min_frames to {basis.order}" if few else ""
+        raise VLFMError(f"clip {clip.clip_id}: {error}{remedy}") from error
     return weights, [str(warning.message) for warning in caught]
 
 

@@ -195,7 +195,7 @@ def _evaluate_clip(
         chosen = [at[instant] for instant in _rounded(instants_of_rate, duration)]
         write_mp4(folder / names[f"{fps:g}"], to_uint8(rendered[chosen]), fps)
     names["true"] = f"{clip_id}_true.mp4"
-    write_mp4(folder / names["true"], example.clip.frames, config.clips.fps)
+    write_mp4(folder / names["true"], example.clip.evenly(), config.clips.fps)
     sheet = f"{clip_id}.png"
     pictures = {"true": example.clip.frames, **{stage: to_uint8(frames[stage]) for stage in STAGES}}
     write_png(folder / sheet, contact_sheet(pictures, times, example.clip.caption))

@@ -105,10 +105,12 @@ def _of_scene(run: Run, seed: int, folder: Path) -> dict:
 def chained(run: Run) -> list[list[Clip]]:
     """For every clip with a successor: the clip and those that follow it without a gap, up to `extend` lengths.
 
-    A window follows another if it is of the same source, length and size and begins within a frame interval of the
-    other's end.
+    Clips with fewer than N frames are in none. A window follows another if it is of the same source, length and size
+    and begins within a frame interval of the other's end.
     """
-    known = {clip_id for store in run.stores.values() for clip_id in store.clip_ids}
+    known = {
+        name for store in run.stores.values() for name, length in store.lengths.items() if length == store.num_frames
+    }
     manifest = read_manifest(run.results / "clips" / "manifest.parquet")
     clips = sorted((clip for clip in manifest if clip.clip_id in known), key=lambda clip: (clip.source, clip.start))
     longest = int(run.config.experiments.extend)

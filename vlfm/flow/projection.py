@@ -91,10 +91,10 @@ def projection_matrix(
       discretised stably (`vlfm.flow.legs`). Cells are weighted by the timestamps, and the last frame is held
       to T when it sits before T. These need every time > 0, and give the coefficients of Legendre polynomials.
 
-    Raises `VLFMError` for `euler` or `lstsq` with s > N, a recurrence on another basis than Legendre's, times that
-    do not increase or leave [0, T], and numbers out of range. Warns (`ProjectionWarning`) with the measured
-    amplification when `lstsq` is used above the basis's `safe_order` (Legendre: 2√N), or when frames are placed so
-    that it exceeds 10. A ridge silences it as long as the amplification stays ≤ 1.
+    Raises `VLFMError` for `euler`, or `lstsq` without a ridge, with s > N, a recurrence on another basis than
+    Legendre's, times that do not increase or leave [0, T], and numbers out of range. Warns (`ProjectionWarning`) with
+    the measured amplification when `lstsq` is used above the basis's `safe_order` (Legendre: 2√N), or when frames are
+    placed so that it exceeds 10. A ridge silences it as long as the amplification stays ≤ 1.
     """
     if isinstance(times_or_num_frames, int):
         times = frame_times(times_or_num_frames, basis.duration)
@@ -203,7 +203,7 @@ def check_finite(values: Tensor, what: str, remedy: str = LATENTS_REMEDY) -> Non
 def _least_squares(times: Tensor, basis: Basis, ridge: float) -> Tensor:
     count, order = len(times), basis.order
     safe = basis.safe_order(count)
-    if order > count:
+    if order > count and not ridge:
         raise VLFMError(
             f"lstsq with order {order} on {count} frames has no unique solution: N frames fix at most N "
             f"coefficients; use an order of at most {count}, and at most {safe} to stay sane between frames"

@@ -92,7 +92,7 @@ def invert_shard(
 
         stored: list[ClipLatents] = []
         rows: list[LedgerRow] = []
-        clips_a_batch = max(1, sizes.first // len(first.frames))
+        clips_a_batch = max(1, sizes.first // round(video.fps * video.duration))
         with progress(total=len(captions), what=f"invert {output.stem}") as bar:
             for number, batch in enumerate(_read_ahead(_batches(itertools.chain([first], stream), clips_a_batch))):
                 for clip in batch:
@@ -127,7 +127,6 @@ def invert_shard(
 class _Video:
     """What the clips of a shard have in common."""
 
-    frames: int
     duration: float
     fps: float
     height: int
@@ -141,10 +140,10 @@ class _Video:
             raise VLFMError(
                 f"{shard}: {clip.clip_id}.json gives no duration and fps; remove the shard and run its rule again"
             ) from None
-        return cls(len(clip.frames), duration, fps, *clip.frames.shape[1:3])
+        return cls(duration, fps, *clip.frames.shape[1:3])
 
     def __str__(self) -> str:
-        return f"{self.frames} frames of {self.width}×{self.height} in {self.duration:g} s at {self.fps:g} fps"
+        return f"frames of {self.width}×{self.height}, {self.fps:g} a second, in {self.duration:g} s"
 
     def check(self, clip: DecodedClip, shard: Path) -> None:
         if (other := self.of(clip, shard)) != self:
@@ -157,10 +156,10 @@ class _Video:
 def _check_output(output: Path, identity: str, video: _Video) -> None:
     store = LatentStore(output)
     check_fingerprint(store.fingerprint, identity, output, "Remove it, or write to another folder.")
-    there = _Video(store.shape[0], store.duration, store.fps, store.height, store.width)
+    there = _Video(store.duration, store.fps, store.height, store.width)
     if there != video:
         raise FingerprintMismatch(
-            f"{output} holds clips of {there}, now they have {video}. Remove it, or write to another folder."
+            f"{output} holds clips with {there}, now they have {video}. Remove it, or write to another folder."
         )
 
 

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ class ClipLatents:
 
     Attributes:
         clip_id: its name everywhere.
-        latents: (N, C, h, w) float32.
-        times: (N,) float64, seconds of clip time.
+        latents: (n, C, h, w) float32: of N frames, or of fewer where the source has fewer a second.
+        times: (n,) float64, seconds of clip time.
         tokens: (L, D) float32 caption embedding.
         mask: (L,) bool.
         caption: the text.
@@ -60,7 +61,7 @@ def write_store(
     """Write a shard's latents, whole, under a temporary name that becomes `path` at the end.
 
     Args:
-        clips: at least one; all of one duration and one shape.
+        clips: at least one; all of one duration, and of one shape but for the number of frames.
         dtype: of the stored latents and embeddings, float16 or float32.
         fingerprint: identity of what made them.
         about: readable settings kept beside it.
@@ -100,9 +101,10 @@ def write_store(
 
 
 def _write_group(group: zarr.Group, clips: Sequence[ClipLatents], dtype: str) -> zarr.Group:
+    most = max(len(clip.times) for clip in clips)
     arrays = {
-        "latents": np.stack([clip.latents.astype(dtype, copy=False) for clip in clips]),
-        "times": np.stack([clip.times for clip in clips]),
+        "latents": np.stack([_padded(clip.latents.astype(dtype, copy=False), most, 0) for clip in clips]),
+        "times": np.stack([_padded(clip.times, most, np.nan) for clip in clips]),
         "tokens": np.stack([clip.tokens.astype(dtype, copy=False) for clip in clips]),
         "mask": np.stack([clip.mask for clip in clips]),
         "round_trip": np.array([clip.round_trip for clip in clips], dtype=np.float32),
@@ -124,12 +126,20 @@ def _write_group(group: zarr.Group, clips: Sequence[ClipLatents], dtype: str) ->
     return group
 
 
+def _padded(values: np.ndarray, length: int, filler: float) -> np.ndarray:
+    """Rows of `filler` after those of a clip with fewer frames: an array of a store has one shape."""
+    if len(values) == length:
+        return values
+    return np.concatenate([values, np.full((length - len(values), *values.shape[1:]), filler, values.dtype)])
+
+
 class LatentStore:
     """Reads a shard of latents; one clip costs one chunk, not the shard.
 
     Attributes:
         fingerprint, about: what made it.
         duration, fps, height, width: of its clips: T in seconds, frames a second, pixels.
+        num_frames: N = fps × duration, what a clip has where its source has as many.
         clip_ids, captions: in the order of the shard.
 
     Raises:
@@ -165,9 +175,19 @@ class LatentStore:
         self._position = {clip_id: index for index, clip_id in enumerate(self.clip_ids)}
 
     @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """(N, C, h, w) of every clip."""
-        return self._latents.shape[1:]
+    def shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of every clip's latents."""
+        return self._latents.shape[2:]
+
+    @property
+    def num_frames(self) -> int:
+        return round(self.fps * self.duration)
+
+    @cached_property
+    def lengths(self) -> dict[str, int]:
+        """Clip id → n, how many frames it has."""
+        counts = np.isfinite(np.asarray(self._arrays["times"][...])).sum(1)
+        return dict(zip(self.clip_ids, counts.tolist(), strict=True))
 
     def __len__(self) -> int:
         return len(self.clip_ids)
@@ -188,10 +208,12 @@ class LatentStore:
 
     def __getitem__(self, clip_id: str) -> ClipLatents:
         index = self._index(clip_id)
+        times = np.asarray(self._arrays["times"][index])
+        times = times[np.isfinite(times)]
         return ClipLatents(
             clip_id=clip_id,
-            latents=np.asarray(self._latents[index]).astype(np.float32),
-            times=np.asarray(self._arrays["times"][index]),
+            latents=np.asarray(self._latents[index])[: len(times)].astype(np.float32),
+            times=times,
             tokens=np.asarray(self._arrays["tokens"][index]).astype(np.float32),
             mask=np.asarray(self._arrays["mask"][index]),
             caption=self.captions[index],

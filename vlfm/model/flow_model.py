@@ -30,7 +30,7 @@ class FlowModel:
         transformer: in evaluation mode.
         flow: basis, order and schedule. fps, durations: of the clips it was trained on, frames a second and seconds.
         empty_caption: tokens (L, D) and mask (L,), for guidance; None if it never saw one.
-        observed: shares of a clip's length between which all of the training clips had frames.
+        observed: shares of a clip's length between which all training clips of N frames had them.
         evaluations: of the network for each clip, in the last call of `latents`; a guided one counts twice.
     """
 

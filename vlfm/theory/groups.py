@@ -13,6 +13,7 @@ from vlfm.decoders.base import VisualDecoder
 from vlfm.errors import VLFMError
 from vlfm.frames import to_tensor
 from vlfm.latents.store import LatentStore
+from vlfm.words import plural
 
 MAX_CLIPS = 64  # a bound on the work, whatever the size of the run
 KINDS = ("inverted", "autoencoder")
@@ -47,11 +48,13 @@ class ClipGroup:
 def load_groups(results: Path, shards: list[str], decoder: VisualDecoder, limit: int = MAX_CLIPS) -> list[ClipGroup]:
     """At most `limit` clips of the run, the first of the stores, grouped by the times of their frames.
 
+    Clips whose source has fewer frames a second than `clips.fps` are left out: orders are compared up to N.
+
     Raises:
-        VLFMError: if there is no clip with finite latents.
+        VLFMError: if there is no other clip with finite latents.
     """
     found: dict[bytes, list[tuple]] = {}
-    left = limit
+    left, few = limit, []
     for shard in shards:
         if not left:
             break
@@ -65,10 +68,17 @@ def load_groups(results: Path, shards: list[str], decoder: VisualDecoder, limit:
             if not np.isfinite(entry.latents).all():
                 print(f"clip {clip.clip_id} is left out: its latents are not finite; invert it again")
                 continue
+            if len(entry.times) < store.num_frames:
+                few.append(clip.clip_id)
+                continue
             encoded = decoder.encode(to_tensor(clip.frames)).cpu()
             found.setdefault(entry.times.round(9).tobytes(), []).append((entry, encoded))
+    if few:
+        print(f"{plural(len(few), 'clip')} with fewer frames a second than clips.fps left out, {few[0]} the first")
     if not found:
-        raise VLFMError(f"no clip with finite latents in {results / 'latents'}; run `snakemake --cores all` again")
+        raise VLFMError(
+            f"no clip with finite latents and all N frames in {results / 'latents'}; run `snakemake --cores all` again"
+        )
     return [
         ClipGroup(
             clip_ids=[entry.clip_id for entry, _ in members],

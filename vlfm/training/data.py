@@ -47,7 +47,7 @@ class Moments:
         caption_channels: D, width of a caption's token embedding.
         fingerprint: of the projection that made them, the same in every shard.
         shards: each shard's own, in the order of the files.
-        observed: shares of T between which the frames of all clips lie.
+        observed: shares of T between which the frames of all clips lie that have N frames.
     """
 
     clips: int

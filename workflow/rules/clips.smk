@@ -70,7 +70,7 @@ rule decode:
     benchmark:
         "results/benchmarks/decode/{shard}.tsv"
     params:
-        settings=settings("clips.fps", "clips.image", "clips.decoder"),
+        settings=settings("clips.fps", "clips.min_frames", "clips.image", "clips.decoder"),
         shard=shard_plan,
     threads: 1
     resources:

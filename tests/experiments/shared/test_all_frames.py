@@ -152,6 +152,6 @@ def test_it_is_trained_and_read_again(frames, tmp_path):
 
 
 def test_clips_of_several_lengths_are_refused():
-    stores = [types.SimpleNamespace(shape=(count, 8, 6, 6)) for count in (12, 24, 12)]
+    stores = [types.SimpleNamespace(num_frames=count, lengths={"aa": count}) for count in (12, 24, 12)]
     with pytest.raises(VLFMError, match=r"12 and 24 frames.*clips\.duration"):
         all_frames.check_alike(stores)

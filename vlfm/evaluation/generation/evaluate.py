@@ -111,7 +111,7 @@ def _training(sample: Sample, partial: Path) -> TrainingClips | None:
         path = partial / f"training-{shard}.safetensors"
         if not path.exists():
             clips = read_clips(sample.run.results / "clips" / f"{shard}.tar", set(ids))
-            seen = [pixel_vectors([clip.frames], aligned=True) for clip in clips]
+            seen = [pixel_vectors([clip.evenly()], aligned=True) for clip in clips]
             unfinished.save(path, {"pixels": torch.from_numpy(np.concatenate(seen))})
         vectors.append(unfinished.load(path, "pixels")["pixels"].numpy())
         store = sample.run.stores[shard]

@@ -136,7 +136,7 @@ def _seen(
     bar = progress(total=sum(map(len, chosen.values())), what=f"clips for {name}")
     for shard, ids in chosen.items():
         for clip in read_clips(clips / f"{shard}.tar", set(ids)):
-            yield what(clip.frames)
+            yield what(clip.evenly())
             bar.update(1)
     bar.close()
 

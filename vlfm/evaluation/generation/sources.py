@@ -57,10 +57,7 @@ def generated(run: Run, model: FlowModel | None = None, steps: int | None = None
             torch.from_numpy(np.stack([video.prompt.tokens for video in videos])),
             torch.from_numpy(np.stack([video.prompt.mask for video in videos])),
             torch.stack(
-                [
-                    caption_noise(video.prompt.caption, video.number, run.config.seed, store.shape[1:])
-                    for video in videos
-                ]
+                [caption_noise(video.prompt.caption, video.number, run.config.seed, store.shape) for video in videos]
             ),
             times,
             steps or settings.steps,
@@ -81,7 +78,7 @@ def true(run: Run) -> Source:
 
     def make(videos: Sequence[Video]) -> list[np.ndarray]:
         found = {
-            (shard, clip.clip_id): clip.frames
+            (shard, clip.clip_id): clip.evenly()
             for shard, ids in _by_shard(video.place for video in videos).items()
             for clip in _clips(run, shard, ids)
         }
@@ -137,7 +134,7 @@ def average(run: Run) -> Source:
         for shard, ids in _by_shard(wanted).items():
             for clip in _clips(run, shard, ids):
                 for index in wanted[shard, clip.clip_id]:
-                    sums[index] = sums[index] + clip.frames.astype(np.float32)
+                    sums[index] = sums[index] + clip.evenly().astype(np.float32)
         return [
             (total / len(video.prompt.nearest)).round().astype(np.uint8)
             for video, total in zip(videos, sums, strict=True)

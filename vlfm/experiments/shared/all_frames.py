@@ -72,7 +72,7 @@ def write_frames(latents: Path, projected: Path, output: Path) -> None:
             **read_json(projected),
             "clips": len(store),
             "mean_square": [float(np.mean(squares))],
-            "shape": [store.shape[0] * store.shape[1], *store.shape[2:]],
+            "shape": [store.num_frames * store.shape[0], *store.shape[1:]],
             "fingerprint": fingerprint({"frames": store.fingerprint}),
         },
     )
@@ -84,11 +84,12 @@ def _state(clip: ClipLatents) -> ClipCoefficients:
 
 def check_alike(stores: Sequence[LatentStore]) -> None:
     """Raises `VLFMError` unless all clips have as many frames."""
-    counts = sorted({store.shape[0] for store in stores})
+    counts = sorted({length for store in stores for length in (store.num_frames, *store.lengths.values())})
     if len(counts) > 1:
         raise VLFMError(
-            f"clips of {' and '.join(map(str, counts))} frames do not fit one network over all frames at once; give "
-            "clips.duration one length to compare with it"
+            f"clips of {' and '.join(map(str, counts))} frames do not fit one network over all frames at once; to "
+            "compare with it give clips.duration one length, and leave out sources with fewer frames a second than "
+            "clips.fps"
         )
 
 
@@ -151,7 +152,8 @@ def generated(run: Run, model: FlowModel, steps: int) -> Source:
     """
 
     def make(videos: Sequence[Video]) -> list[np.ndarray]:
-        count, channels, *sides = videos[0].prompt.store.shape
+        store = videos[0].prompt.store
+        count, (channels, *sides) = store.num_frames, store.shape
         shape = (count * channels, *sides)
         states = sample(
             model,

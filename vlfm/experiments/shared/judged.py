@@ -152,7 +152,7 @@ class Jury:
         vectors, captions = [], []
         for shard, ids in self._sample.training.items():
             for clip in read_clips(self.run.results / "clips" / f"{shard}.tar", set(ids)):
-                vectors.append(pixel_vectors([clip.frames], aligned=True))
+                vectors.append(pixel_vectors([clip.evenly()], aligned=True))
                 captions.append(clip.caption)
         return TrainingClips.of(np.concatenate(vectors), captions)
 

@@ -1,19 +1,17 @@
 """Which zip archive holds which video: their lists of contents, read without unpacking anything."""
 
-import hashlib
 import io
+import itertools
 import os
 import zipfile
-from array import array
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-
+from vlfm.clips.name_table import NameTable
 from vlfm.errors import VLFMError
 
 
 class Archives:
-    """Finds members by the last part of their names; eleven bytes a member are kept.
+    """Finds members by the last part of their names; twelve bytes a member are kept.
 
     Args:
         archives: each as the paths of its parts, in order; one path if it is whole.
@@ -24,35 +22,20 @@ class Archives:
 
     def __init__(self, archives: Iterable[Sequence[str]]) -> None:
         self._prefixes: list[str] = []  # "zip:PARTS!FOLDER/"
-        hashes, places = array("Q"), array("i")
+        self._members = NameTable()
         for parts in archives:
             known: dict[str, int] = {}
             for member in list_members(parts):
                 folder, slash, name = member.rpartition("/")
-                if not name:
-                    continue
                 if folder not in known:
                     known[folder] = len(self._prefixes)
                     self._prefixes.append(f"zip:{'|'.join(parts)}!{folder}{slash}")
-                hashes.append(_hash(name))
-                places.append(known[folder])
-        order = np.argsort(np.asarray(hashes, np.uint64), kind="stable")
-        self._hashes = np.asarray(hashes, np.uint64)[order]
-        self._places = np.asarray(places, np.int32)[order]
+                self._members.add(name, known[folder])
 
     def find(self, name: str) -> str | None:
         """The source of the member of this name, in the first archive that has it; None if none has."""
-        if not len(self._hashes):
-            return None
-        wanted = np.uint64(_hash(name))
-        index = int(np.searchsorted(self._hashes, wanted))
-        if index == len(self._hashes) or self._hashes[index] != wanted:
-            return None
-        return f"{self._prefixes[self._places[index]]}{name}"
-
-
-def _hash(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+        found = self._members.find(name)
+        return None if found is None else f"{self._prefixes[found]}{name}"
 
 
 def list_members(parts: Sequence[str]) -> list[str]:
@@ -79,7 +62,7 @@ class Joined(io.RawIOBase):
     def __init__(self, parts: Sequence[str]) -> None:
         self._files = [open(part, "rb") for part in parts]
         sizes = [os.fstat(file.fileno()).st_size for file in self._files]
-        self._edges = [0, *np.cumsum(sizes).tolist()]
+        self._edges = [0, *itertools.accumulate(sizes)]
         self._at = 0
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """Rows and whole videos → windows that cross no cut, and the size of their frames."""
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,10 @@ class Cutter:
 
     def __init__(self, clips: config.Clips, downloads: Path) -> None:
         self._clips = clips
+        self._sizes = clips.sizes
+        # Published lengths recur, a million times over: the arithmetic is done once for each.
+        self._near = lru_cache(4096)(clips.duration_near)
+        self._cut_evenly = lru_cache(4096)(lambda start, end: cut_windows(start, end, (), clips.durations))
         self._downloads = downloads
         self._known: dict[str, tuple[Path, video_files.Media] | BadClip] = {}
 
@@ -49,20 +54,18 @@ class Cutter:
         Raises:
             BadClip: no readable video, start beyond its end, or no room for a window.
         """
-        shortest = self._clips.shortest
         length = None if end is None else end - (start or 0.0)
-        single = None if length is None else self._clips.duration_near(length)
-        if length is not None and single is None and length < shortest:
+        single = None if length is None else self._near(length)
+        if length is not None and single is None and length < self._clips.shortest:
             raise BadClip(
-                f"{source}: start and end are {length:g} s apart, less than a clip of {shortest:g} s "
-                f"(clips.duration); "
-                "move them apart"
+                f"{source}: start and end are {length:g} s apart, less than a clip of {self._clips.shortest:g} s "
+                "(clips.duration); move them apart"
             )
         begin = round(start or 0.0, 6)
         if single and (one_shot or is_elsewhere(source)):
             return [(begin, round(begin + single, 6))]
         if one_shot and end is not None:
-            return cut_windows(begin, end, (), self._clips.durations)
+            return self._cut_evenly(begin, end)
         if single and source not in self._known and len(self._known) >= OPENED:
             find(source, self._downloads, self._clips.timeout)
             return [(begin, round(begin + single, 6))]
@@ -82,12 +85,12 @@ class Cutter:
         Raises:
             BadClip: no readable video.
         """
-        if len(self._clips.sizes) == 1:
-            return self._clips.sizes[0]
+        if len(self._sizes) == 1:
+            return self._sizes[0]
         if shown is None:
             _, found = self._open(source)
             shown = found.width * found.aspect, found.height
-        return choose_size(*shown, self._clips.sizes)
+        return choose_size(*shown, self._sizes)
 
     def fps(self, source: str) -> float:
         """The frame rate of a source, which is opened.

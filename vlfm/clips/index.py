@@ -10,6 +10,7 @@ import sys
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,9 @@ from vlfm.words import plural
 DEMO = Path(__file__).with_name("demo.csv")
 DIGITS = Path("digits", "digits.csv")  # beside the manifest
 TOLD = 20  # reasons printed; the ledger has all
+
+# One encoder for all rows: making one takes longer than its work.
+TO_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
 
 Bucket = tuple[float, int, int, str]  # duration, height, width, split
 
@@ -81,8 +85,8 @@ def build_index(clips: config.Clips, manifest: Path, ledger: Path, shards: Path)
         with open_ledger(ledger) as note:
             for part in parts:
                 _read_part(part, clips, cutter, found, spool, note, told)
-        spool.close()
         told.print(len(spool))
+        spool.close()
         if all(bucket[3] != TRAIN for bucket in found.kinds):
             raise VLFMError(
                 f"{told.index} holds no training clip: its {plural(len(spool), 'good clip')} are for the test; {REMEDY}"
@@ -166,7 +170,7 @@ def _read_part(
     told: "_Told",
 ) -> None:
     """Read one data set to its end, or as far as its limit."""
-    count = 0
+    count, near = 0, lru_cache(4096)(clips.duration_near)
     for row in progress(part.rows, what=f"index {part.name}".strip(), unit="row"):
         watch = Stopwatch()
         try:
@@ -182,10 +186,10 @@ def _read_part(
             note(LedgerRow("", "index", "bad", f"{place}: {error}", row.source, row.line, watch.seconds))
             told.add(place, str(error))
             continue
-        extra = json.dumps(row.extra, ensure_ascii=False, separators=(",", ":"), default=str) if row.extra else ""
+        extra = TO_JSON(row.extra) if row.extra else ""
         for name, start, end in fresh:
             number = int(name, 16)
-            found.add(number, (clips.duration_near(end - start), height, width, row.split), row)
+            found.add(number, (near(end - start), height, width, row.split), row)
             about = (row.caption, row.line, 0, height, width, row.split, part.name, row.licence, extra)
             spool.add((name, row.source, start, end, *about))
             note(LedgerRow(name, "index", "ok", "", row.source, row.line, watch.seconds / len(fresh)))
@@ -252,7 +256,7 @@ class _Told:
             lines.append(f"  … and {others} more, all in the ledger")
         listed = "\n".join(lines)
         if not good:
-            raise VLFMError(f"{self.index} holds not one good clip:\n{listed or '  it has no rows'}")
+            raise VLFMError(f"{self.index} holds not one good clip:\n{listed or '  it has no rows, or wants none'}")
         if lines:
             print(
                 f"{self.index}: {plural(good, 'clip')}, {plural(self._rows, 'bad row')} left out:\n{listed}",

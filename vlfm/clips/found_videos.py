@@ -60,7 +60,8 @@ class Videos:
 
     def _find(self, name: str) -> str | None:
         files, folders = self._files
-        if "/" in name and (self._folder / name).is_file() and ".." not in Path(name).parts:
+        below = not Path(name).is_absolute() and ".." not in Path(name).parts
+        if "/" in name and below and (self._folder / name).is_file():
             return str(self._folder / name)
         last = name.rpartition("/")[2]
         if (index := files.get(last)) is not None:

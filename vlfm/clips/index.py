@@ -181,12 +181,13 @@ def _read_part(
             row = at_place(row, row.find()) if row.find else row
             fresh = _windows(row, cutter, found, part.windows)
             height, width = cutter.size(row.source, row.shown)
+            extra = TO_JSON(row.extra) if row.extra else ""
+            _check_text(row.caption + extra)
         except BadClip as error:
-            place = _place(part.name, row.file, row.line)
-            note(LedgerRow("", "index", "bad", f"{place}: {error}", row.source, row.line, watch.seconds))
-            told.add(place, str(error))
+            place, reason, source = _place(part.name, row.file, row.line), _writable(str(error)), _writable(row.source)
+            note(LedgerRow("", "index", "bad", f"{place}: {reason}", source, row.line, watch.seconds))
+            told.add(place, reason)
             continue
-        extra = TO_JSON(row.extra) if row.extra else ""
         for name, start, end in fresh:
             number = int(name, 16)
             found.add(number, (near(end - start), height, width, row.split), row)
@@ -198,8 +199,21 @@ def _read_part(
             break
 
 
+def _check_text(text: str) -> None:
+    """JSON can name half a character, which no file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadClip(f"it holds half of a character at {error.start} ({error.reason}); mend the row") from None
+
+
+def _writable(text: str) -> str:
+    return text.encode(errors="replace").decode()
+
+
 def _windows(row: Row, cutter: Cutter, found: _Found, most: int | None) -> list[tuple[str, float, float]]:
     """The clips of a row that no earlier row has: id, start and end; at least one."""
+    _check_text(row.source)
     start, end = row.start, row.end
     if row.frames:
         start, end = (round(frame / cutter.fps(row.source), 6) for frame in row.frames)

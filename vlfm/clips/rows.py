@@ -168,7 +168,13 @@ def place_of(
 
 
 def youtube(video: str, start: float | None = None, end: float | None = None) -> str:
-    """The source of a video of YouTube, or of a section of it; `start`, `end` in seconds."""
+    """The source of a video of YouTube, or of a section of it; `start`, `end` in seconds.
+
+    Raises:
+        BadClip: it is no id of a video.
+    """
+    if not re.fullmatch(r"[\w-]{11}", video, re.ASCII):
+        raise BadClip(f"{video!r} is no id of a video of YouTube, which has eleven letters, digits, - and _")
     if start is None or end is None:
         return f"youtube:{video}"
     return f"youtube:{video}?start={_plain(start)}&end={_plain(end)}"

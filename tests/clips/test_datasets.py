@@ -133,9 +133,8 @@ def test_openvid_from_a_folder_of_clips(read, write, tmp_path):
         "fps": "24.0",
         "seconds": "2.5",
     }
-    assert third == Bad(
-        4, "third.mp4", "third.mp4 is neither in `videos` nor in a listing; fetch it, or leave the row out", path.name
-    )
+    with pytest.raises(BadClip, match=r"third.mp4 is neither in `videos` nor in a listing; fetch it, or leave the row"):
+        third.find()
 
 
 def test_openvid_from_its_archives(read, write, tmp_path):
@@ -168,7 +167,8 @@ def test_openvid_over_the_network_by_a_listing(read, write, tmp_path):
     assert first.source == f"zip:{HOME}/OpenVid_part0.zip!celebv_-_a.mp4"
     assert third.source == f"zip:{HOME}/OpenVid_part73_partaa|{HOME}/OpenVid_part73_partab!third.mp4"
     assert third.caption == 'Two "lines" of text' and third.line == 4
-    assert isinstance(second, Bad)
+    with pytest.raises(BadClip, match="nor in a listing"):
+        second.find()
     table = pa.table({"video": ["-09LwxXTs_0_6_0to149.mp4"], "part_id": [5], "caption": ["x"]})
     pq.write_table(table, tmp_path / "openvid.parquet")
     more = write("zips.csv", "video,zip\nthird.mp4,a_partaa|a_partab\n")
@@ -237,7 +237,9 @@ def test_ucf(read, write, tmp_path):
     ]
     assert rows[0].extra == {"class": "ApplyEyeMakeup", "group": "08"}
     assert rows[2].source.endswith("v_ApplyEyeMakeup_g01_c01.mp4"), "somebody has converted it"
-    assert "v_ApplyLipstick_g01_c02.avi is not in `videos`" in rows[3].reason and rows[3].file == "testlist01.txt"
+    assert rows[3].file == "testlist01.txt"
+    with pytest.raises(BadClip, match=r"v_ApplyLipstick_g01_c02.avi is not in `videos`"):
+        rows[3].find()
 
 
 @pytest.mark.parametrize(
@@ -396,7 +398,9 @@ def test_pixabay_entries_that_are_none(read, write, tmp_path):
     entries = [7, {"cap": "x"}, {"path": "b.mp4", "cap": "x"}, {"path": "a.mp4", "cap": []}]
     entries += [{"path": "a.mp4", "cap": "x", "frame_idx": given} for given in ("9", "9:9", [3, "x"], "-1:4")]
     rows = read("pixabay", write("p.json", json.dumps([*entries, {"path": "a.mp4", "cap": "x"}])), tmp_path / "v")
-    assert [isinstance(row, Bad) for row in rows] == [True] * 8 + [False]
+    assert [isinstance(row, Bad) for row in rows] == [True, True, False, *[True] * 5, False]
+    with pytest.raises(BadClip, match=r"b.mp4 is not in `videos`"):
+        rows[2].find()
     for text, message in (
         ("{}", "is no JSON list"),
         ("[{} {}]", "no comma after entry 1"),
@@ -603,10 +607,15 @@ def test_where_chooses_by_columns(index, write):
         chosen(label=[1, 2])
 
 
-def test_a_row_that_is_not_wanted_is_in_no_ledger(index, write):
+def test_a_row_that_is_not_wanted_is_in_no_ledger(index, write, tmp_path):
     path = str(write("k.csv", published.KINETICS))
     _, ledger, _ = index({"dataset": "kinetics400", "index": path, "where": {"split": ["train"]}}, duration=10.0)
     assert [row.row for row in ledger] == [3, 4]
+    write("v/celebv_-_a.mp4")
+    entry = {"dataset": "openvid", "index": str(write("OpenVid-1M.csv", published.OPENVID)), "windows": 1}
+    entry["videos"] = str(tmp_path / "v")
+    _, ledger, _ = index({**entry, "where": {"aesthetic score": [5, None]}})
+    assert [(row.row, row.status) for row in ledger] == [(2, "ok"), (4, "bad")], "3 is not there, nor is it asked for"
 
 
 @quick
@@ -722,4 +731,4 @@ def test_no_name_leads_out_of_the_folder(read, write, tmp_path):
     write("v/inside.mp4")
     entries = [{"path": path, "cap": "x"} for path in ("../outside.mp4", str(tmp_path / "outside.mp4"), "v/inside.mp4")]
     rows = read("pixabay", write("p.json", json.dumps(entries)), tmp_path / "v")
-    assert [isinstance(row, Bad) for row in rows] == [True, True, False]
+    assert [row.find is None for row in rows] == [False, False, True]

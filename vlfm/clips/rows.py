@@ -30,7 +30,8 @@ class Row:
         shown: (width, height) of the video in pixels, where published.
         frames: (first, last + 1) in place of start and end, where the file counts in frames and tells no frame rate.
         one_shot: whether start … end is of one shot, as published or for want of a look: the source need not be opened.
-        find: finds out source, start, end and one_shot, where that costs something; it may raise BadClip.
+        find: finds out source, start, end and one_shot, where that costs something, or raises BadClip where the video
+            is not there: it is called for rows that are wanted alone.
     """
 
     line: int
@@ -129,6 +130,15 @@ class Place:
     start: float | None
     end: float | None
     one_shot: bool
+
+
+def missing(reason: str) -> "Callable[[], Place]":
+    """The `find` of a row whose video is not there."""
+
+    def find() -> Place:
+        raise BadClip(reason)
+
+    return find
 
 
 def at_place(row: Row, place: Place) -> Row:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from vlfm.clips.csv_files import read_csv
 from vlfm.clips.name_table import NameTable
-from vlfm.clips.rows import Bad, Request, Row, one_line, seconds_of
+from vlfm.clips.rows import Bad, Request, Row, missing, one_line, seconds_of
 from vlfm.errors import BadClip, VLFMError
 
 FILES = ("OpenVid*.csv", "*.parquet")
@@ -39,6 +39,7 @@ CAPTIONS = ()
 HOME = "https://huggingface.co/datasets/nkp37/OpenVid-1M/resolve/main"
 # Published in two parts, by the repository's list of large files.
 SPLIT = frozenset((73, 76, 78, 83, 88, 89, 92, 95, 96, 98, 102, 103, 111, 118, 183, 184, 185))
+NOWHERE = "is neither in `videos` nor in a listing; fetch it, or leave the row out"
 ADVICE = f"An index of OpenVid has the columns {', '.join(COLUMNS)}; a listing has video, and part_id or zip"
 
 
@@ -67,12 +68,10 @@ def read(request: Request) -> Iterator[Row | Bad]:
                     raise BadClip(f"{video}: {wrong}")
                 source = None if request.videos.remote else request.videos.find(video)
                 source = source or listed.find(video)
-                if source is None:
-                    raise BadClip(f"{video} is neither in `videos` nor in a listing; fetch it, or leave the row out")
                 seconds = seconds_of(video, "seconds", values["seconds"])
                 yield Row(
                     line,
-                    source,
+                    source or video,
                     0.0,
                     seconds,
                     one_line(values["caption"], video),
@@ -82,6 +81,7 @@ def read(request: Request) -> Iterator[Row | Bad]:
                     columns=values,
                     extra={name: values[name] for name in KEPT},
                     one_shot=seconds is not None,
+                    find=None if source else missing(f"{video} {NOWHERE}"),
                 )
             except BadClip as error:
                 yield Bad(line, video, str(error), path.name)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vlfm.clips.json_files import read_list
-from vlfm.clips.rows import Bad, Request, Row, one_line
+from vlfm.clips.rows import Bad, Request, Row, missing, one_line
 from vlfm.errors import BadClip, VLFMError
 
 FILES = ("*pixabay*.json",)
@@ -49,8 +49,6 @@ def _row(request: Request, line: int, file: str, name: str, values: dict[str, An
     text = one_line(str(caption or ""), name)
     stem, dot, ending = name.rpartition(".")
     source = request.videos.find(name, f"{stem}_resize1080p{dot}{ending}")
-    if source is None:
-        raise BadClip(f"{name} is not in `videos`; fetch it, or leave the entry out")
     frames = _frames(name, values)
     fps = _number(values.get("fps"))
     start = end = None
@@ -62,7 +60,7 @@ def _row(request: Request, line: int, file: str, name: str, values: dict[str, An
     more = {"seconds": length, "width": width, "height": height}
     return Row(
         line,
-        source,
+        source or name,
         start,
         end,
         text,
@@ -74,6 +72,7 @@ def _row(request: Request, line: int, file: str, name: str, values: dict[str, An
         shown=(width, height) if width and height else None,
         frames=None if fps else frames,
         one_shot=end is not None and request.videos.remote,
+        find=None if source else missing(f"{name} is not in `videos`; fetch it, or leave the entry out"),
     )
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from vlfm.clips.rows import Bad, Request, Row
+from vlfm.clips.rows import Bad, Request, Row, missing
 from vlfm.errors import BadClip, VLFMError
 from vlfm.splits import TEST, TRAIN
 
@@ -47,13 +47,22 @@ def _row(request: Request, classes: set[str], path: Path, line: int, name: str, 
         if label not in classes:
             raise BadClip(f"{name}: classInd.txt has no class {label!r}; both are to be of one release")
         source = request.videos.find(name, name.rpartition(".")[0])
-        if source is None:
-            raise BadClip(f"{name} is not in `videos`; unpack it there, or leave the row out")
         group = re.search(r"_g(\d+)_c\d+", name)
         columns = {"class": label, "group": group[1] if group else "", "split": split}
         extra = {"class": label, "group": columns["group"]}
         return Row(
-            line, source, None, None, words(label), split, path.name, name, LICENCE, columns=columns, extra=extra
+            line,
+            source or name,
+            None,
+            None,
+            words(label),
+            split,
+            path.name,
+            name,
+            LICENCE,
+            columns=columns,
+            extra=extra,
+            find=None if source else missing(f"{name} is not in `videos`; unpack it there, or leave the row out"),
         )
     except BadClip as error:
         return Bad(line, name, str(error), path.name)

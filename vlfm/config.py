@@ -44,6 +44,23 @@ Sizes = Annotated[
 ]
 
 
+def _one_or_list(value: Any) -> str:
+    if isinstance(value, str):
+        return "one"
+    return "several"
+
+
+def _bounds(value: Any) -> Any:
+    if not isinstance(value, (list, tuple)) or not value:
+        raise ValueError(
+            f"it is {value!r}; give [min, max], null for no bound, or a list of the values that are wanted"
+        )
+    return value
+
+
+Condition = Annotated[list[float | str | None], BeforeValidator(_bounds)]
+
+
 class Section(BaseModel):
     """Frozen, and a key nobody knows is an error rather than a silent no-op."""
 
@@ -68,8 +85,32 @@ class Digits(Section):
         return self
 
 
+class DataSet(Section):
+    """One data set of `clips.index`. What most leave out has its default here, as a list has none in config.yaml."""
+
+    dataset: Annotated[str, Field(min_length=1)]
+    index: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)]
+    videos: str | None = None
+    caption: str | None = None
+    weight: Positive = 1.0
+    where: dict[str, Condition] = {}
+    limit: Count | None = None
+    windows: Count | None = None
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """`index`, whether one or several."""
+        return (self.index,) if isinstance(self.index, str) else tuple(self.index)
+
+
+DataSets = Annotated[
+    Annotated[str, Tag("one")] | Annotated[list[DataSet], Field(min_length=1), Tag("several")],
+    Discriminator(_one_or_list),
+]
+
+
 class Clips(Section):
-    index: str
+    index: DataSets
     digits: Digits
     fps: Positive
     min_frames: Annotated[int, Field(ge=2)]
@@ -81,6 +122,11 @@ class Clips(Section):
     decoder: Literal["decord", "ffmpeg"]
     timeout: Positive
     max_bad: Share
+
+    @property
+    def data(self) -> str:
+        """What the clips are of, in words."""
+        return self.index if isinstance(self.index, str) else ", ".join(entry.dataset for entry in self.index)
 
     @property
     def durations(self) -> tuple[float, ...]:

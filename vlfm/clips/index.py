@@ -1,39 +1,45 @@
-"""From the user's CSV to the manifest: rows checked, long takes cut, windows dealt out to shards."""
+"""From index files to the manifest: rows checked, long takes cut, windows dealt out to shards.
 
-import csv
-import math
+Rows go through one by one. Of a clip that has been found only its id, its row and its bucket are in memory; the rest
+waits on disk for the plan.
+"""
+
+import itertools
+import json
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+
 from vlfm import config
+from vlfm.clips.choice import Choice
 from vlfm.clips.cutting import Cutter
-from vlfm.clips.locate import name_source
+from vlfm.clips.datasets import caption_column, data_set, index_files
+from vlfm.clips.datasets.csv import read_rows
+from vlfm.clips.found_videos import Videos
+from vlfm.clips.plan import deal, read_plan, write_plan
+from vlfm.clips.rows import Bad, Request, Row, at_place
+from vlfm.clips.spool import Spool
 from vlfm.errors import BadClip, VLFMError
 from vlfm.progress import Stopwatch, progress
 from vlfm.splits import REMEDY, SPLITS, TRAIN
-from vlfm.storage.files import read_json, write_json
-from vlfm.storage.ledger import LedgerRow, write_ledger
-from vlfm.storage.manifest import Clip, clip_id, read_manifest, shard_digest, write_manifest
+from vlfm.storage.files import write_json
+from vlfm.storage.ledger import LedgerRow, open_ledger
+from vlfm.storage.manifest import GROUP, clip_id, open_manifest, rows_digest
 from vlfm.words import plural
 
-COLUMNS = ("source", "start", "end", "caption")
-OPTIONAL = ("split",)
 DEMO = Path(__file__).with_name("demo.csv")
 DIGITS = Path("digits", "digits.csv")  # beside the manifest
+TOLD = 20  # reasons printed; the ledger has all
 
+# One encoder for all rows: making one takes longer than its work.
+TO_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the CSV, checked: `start` and `end` in seconds, None where the cell is empty; `split` is never so."""
-
-    line: int
-    source: str
-    start: float | None
-    end: float | None
-    caption: str
-    split: str = TRAIN
+Bucket = tuple[float, int, int, str]  # duration, height, width, split
 
 
 def build_index(clips: config.Clips, manifest: Path, ledger: Path, shards: Path) -> None:
@@ -48,9 +54,12 @@ def build_index(clips: config.Clips, manifest: Path, ledger: Path, shards: Path)
     A column `split` may say `train` or `test`, for the clips that are to be trained on and those that are not; without
     it, and where its cell is empty, they are trained on.
 
+    Rows of published data sets are read by the modules of `vlfm.clips.datasets`; `where`, `weight`, `limit` and
+    `windows` of an entry choose among them (`vlfm.clips.choice`). Rows that are not wanted are in no ledger.
+
     All clips of a shard have the same duration, size and split: new clips are dealt out to shards by these.
 
-    The plan is in the CSV's order, and frozen. Clips of an earlier plan at the same place keep their shard, clips no
+    The plan is in the index's order, and frozen. Clips of an earlier plan at the same place keep their shard, clips no
     longer listed drop out of theirs, new ones fill new shards after the last number ever given. The plan is also
     kept in `plan.json` beside the manifest, which is no output of a rule and survives its rerun. Only a clip whose
     split has changed, or that other settings give another size than the rest of its shard, leaves it as if it were
@@ -58,53 +67,57 @@ def build_index(clips: config.Clips, manifest: Path, ledger: Path, shards: Path)
 
     Args:
         clips: the settings; `clips.index` is `demo`, `moving-digits` (which `make_digits` has drawn beside the
-            manifest) or a CSV with the columns source, start, end, caption and perhaps split.
+            manifest), a CSV with the columns source, start, end, caption and perhaps split and licence, or a list of
+            data sets.
         manifest: parquet, one row per clip, grouped by shard.
-        ledger: parquet, one row per clip, and per row of the CSV that is bad, with the reason.
+        ledger: parquet, one row per clip, and per row of the index that is bad, with the reason.
         shards: json, {"00000": {"clips": n, "digest": …, "duration": seconds, "height": pixels, "width": pixels,
             "split": …}, …}.
 
     Raises:
-        VLFMError: no CSV, no text, a missing column, not one good row, or none to train on.
+        VLFMError: an index file that is missing or is none, not one good row, or none to train on.
     """
-    path = _csv(clips.index, manifest)
-    rows: list[LedgerRow] = []
-    found: list[Clip] = []
-    lines: dict[str, int] = {}
+    parts = _parts(clips, manifest)
+    found = _Found()
+    told = _Told(clips.index if isinstance(clips.index, str) else clips.data)
     cutter = Cutter(clips, manifest.parent / "sources")
-    entries = list(read_rows(path))
-    for entry in progress(entries, what="index", unit="row"):
-        watch = Stopwatch()
-        line = entry.line
-        try:
-            if isinstance(entry, Bad):
-                raise BadClip(entry.reason)
-            windows = cutter.windows(entry.source, entry.start, entry.end)
-            height, width = cutter.size(entry.source)
-            fresh = []
-            for start, end in windows:
-                name = clip_id(entry.source, start, end)
-                if name in lines and len(windows) == 1:
-                    raise BadClip(f"{entry.source}: the same window as row {lines[name]}; leave one of them out")
-                if name not in lines:
-                    clip = Clip(name, entry.source, start, end, entry.caption, line, 0, height, width, entry.split)
-                    fresh.append(clip)
-            if not fresh:
-                raise BadClip(f"{entry.source}: every window of it is in an earlier row; leave one of them out")
-        except BadClip as error:
-            rows.append(LedgerRow("", "index", "bad", f"row {line}: {error}", entry.source, line, watch.seconds))
-            continue
-        for clip in fresh:
-            lines[clip.clip_id] = line
-            rows.append(LedgerRow(clip.clip_id, "index", "ok", "", clip.source, line, watch.seconds / len(fresh)))
-        found.extend(fresh)
-    write_ledger(ledger, rows)
-    _tell(path, [row for row in rows if row.status != "ok"], len(found))
-    if all(clip.split != TRAIN for clip in found):
-        raise VLFMError(
-            f"{path} holds no training clip: its {plural(len(found), 'good clip')} are for the test; {REMEDY}"
-        )
-    _write_plan(clips, found, manifest, shards)
+    with Spool(manifest.parent) as spool:
+        with open_ledger(ledger) as note:
+            for part in parts:
+                _read_part(part, clips, cutter, found, spool, note, told)
+        told.print(len(spool))
+        spool.close()
+        if all(bucket[3] != TRAIN for bucket in found.kinds):
+            raise VLFMError(
+                f"{told.index} holds no training clip: its {plural(len(spool), 'good clip')} are for the test; {REMEDY}"
+            )
+        _write_plan(clips, found, spool, manifest, shards)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One data set of the index: its name in the manifest, its rows, and which of them are wanted."""
+
+    name: str
+    rows: Iterator[Row | Bad]
+    choice: Choice | None = None
+    limit: int | None = None
+    windows: int | None = None
+
+
+def _parts(clips: config.Clips, manifest: Path) -> list[_Part]:
+    if isinstance(clips.index, str):
+        return [_Part("", read_rows(_csv(clips.index, manifest)))]
+    largest = max(entry.weight for entry in clips.index)
+    parts = []
+    for entry in clips.index:
+        module = data_set(entry.dataset)
+        cache = manifest.parent / "sources"
+        request = Request(tuple(index_files(entry)), Videos(entry.videos), caption_column(entry), cache, clips.timeout)
+        choice = Choice(entry.dataset, entry.where, entry.weight / largest, module.COLUMNS)
+        name = "" if entry.dataset == "csv" else entry.dataset
+        parts.append(_Part(name, module.read(request), choice, entry.limit, entry.windows))
+    return parts
 
 
 def _csv(index: str, manifest: Path) -> Path:
@@ -117,152 +130,201 @@ def _csv(index: str, manifest: Path) -> Path:
     return path
 
 
-@dataclass(frozen=True)
-class Bad:
-    """A line of the CSV that is no row."""
+class _Found:
+    """What is known of the clips so far, in order: ids, buckets, and the row of each."""
 
-    line: int
-    source: str
-    reason: str
+    def __init__(self) -> None:
+        self.ids = array("Q")
+        self.buckets = array("i")
+        self.kinds: dict[Bucket, int] = {}
+        self._rows: dict[int, int] = {}  # id → row and file, as one number: a tuple takes three times the memory
+        self._files: list[str] = []
 
+    def add(self, name: int, bucket: Bucket, row: Row) -> None:
+        """Add a clip."""
+        if row.file not in self._files[-1:]:
+            self._files.append(row.file)
+        self.ids.append(name)
+        self.buckets.append(self.kinds.setdefault(bucket, len(self.kinds)))
+        self._rows[name] = (len(self._files) - 1 << 40) + row.line
 
-def read_rows(path: Path) -> Iterator[Row | Bad]:
-    """Read a CSV of clips, line by line; `line` counts the header as 1.
+    def __contains__(self, name: int) -> bool:
+        return name in self._rows
 
-    Raises:
-        VLFMError: no such file, no UTF-8 text, no CSV, or a missing column: with its name and the names
-        found.
-    """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as handle:
-            reader = csv.reader(handle, strict=True)
-            header = [name.strip().lower() for name in next(reader, [])]
-            missing = [name for name in COLUMNS if name not in header]
-            if missing:
-                raise VLFMError(
-                    f"{path} has no column {', '.join(missing)}; its first line names "
-                    f"{', '.join(header) or 'nothing'}. "
-                    f"It must name {','.join(COLUMNS)}; start and end may be empty cells"
-                )
-            if twice := [name for name in (*COLUMNS, *OPTIONAL) if header.count(name) > 1]:
-                raise VLFMError(f"{path} has the column {', '.join(twice)} twice; remove one")
-            line = reader.line_num + 1
-            for cells in reader:
-                if cells:
-                    yield _row(path, line, header, cells)
-                line = reader.line_num + 1
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise VLFMError(
-            f"{path} cannot be read ({error.strerror}); clips.index must be demo, moving-digits or a CSV"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise VLFMError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
-    except csv.Error as error:
-        raise VLFMError(f"{path}, line {reader.line_num}: not valid CSV ({error}); mend the line") from None
+    def place(self, name: int) -> str:
+        """In which row a clip was found."""
+        return _place("", self._files[self._rows[name] >> 40], self._rows[name] & (1 << 40) - 1)
 
 
-def _row(path: Path, line: int, header: list[str], cells: list[str]) -> Row | Bad:
-    values = dict(zip(header, (cell.strip() for cell in cells), strict=False))
-    source = values.get("source", "")
-    try:
-        if len(cells) != len(header):
-            raise BadClip(
-                f"{source}: {len(cells)} cells where the first line of {path.name} has {len(header)}; "
-                "put quotation marks around a caption with commas"
-            )
-        if not source:
-            raise BadClip(f"the source is empty; give a path, an http(s) address or package:NAME/PATH ({path.name})")
-        name = name_source(source, path.parent)
-        start, end = (_seconds(name, column, values[column]) for column in ("start", "end"))
-        if end is not None and (start or 0.0) >= end:
-            raise BadClip(f"{name}: start {start or 0:g} is not before end {end:g}; correct them (seconds)")
-        if not values["caption"]:
-            raise BadClip(f"{name}: the caption is empty; write what the window shows")
-        split = values.get("split") or TRAIN
-        if split not in SPLITS:
-            raise BadClip(
-                f"{name}: split is {split!r}; write {' or '.join(SPLITS)}, or leave the cell empty for {TRAIN}"
-            )
-    except BadClip as error:
-        return Bad(line, source, str(error))
-    return Row(line, name, start, end, " ".join(values["caption"].split()), split)
+def _place(dataset: str, file: str, line: int) -> str:
+    return ", ".join(filter(None, (dataset, file, f"row {line}")))
 
 
-def _seconds(source: str, column: str, cell: str) -> float | None:
-    if not cell:
-        return None
-    try:
-        value = float(cell)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value) or value < 0:
-        raise BadClip(f"{source}: {column} is {cell!r}; give seconds from the start of the source, 0 or more")
-    return value
-
-
-def _tell(path: Path, bad: list[LedgerRow], good: int) -> None:
-    listed = "\n".join(f"  {row.reason}" for row in bad[:20])
-    if len(bad) > 20:
-        listed += f"\n  … and {len(bad) - 20} more, all in the ledger"
-    if not good:
-        raise VLFMError(f"{path} holds not one good clip:\n{listed or '  it has no rows'}")
-    if bad:
-        print(f"{path}: {plural(good, 'clip')}, {plural(len(bad), 'bad row')} left out:\n{listed}", file=sys.stderr)
-
-
-def _write_plan(settings: config.Clips, found: list[Clip], manifest: Path, shards: Path) -> None:
-    def bucket(clip: Clip) -> tuple[float, int, int, str]:
-        return settings.duration_near(clip.duration), clip.height, clip.width, clip.split
-
-    record = manifest.with_name("plan.json")
-    earlier, following = _earlier_plan(manifest, record)
-    by_id = {clip.clip_id: clip for clip in found}
-    members: dict[int, list[Clip]] = {}
-    for name, (shard, split) in earlier.items():
-        if name in by_id and by_id[name].split == split:
-            some = members.setdefault(shard, [])
-            if not some or bucket(some[0]) == bucket(by_id[name]):
-                some.append(replace(by_id.pop(name), shard=shard))
-    new: dict[tuple[float, int, int, str], list[Clip]] = {}
-    for clip in by_id.values():
-        new.setdefault(bucket(clip), []).append(clip)
-    for some in new.values():
-        for first in range(0, len(some), settings.shard_size):
-            part = some[first : first + settings.shard_size]
-            members[following] = [replace(clip, shard=following) for clip in part]
-            following += 1
-    plan = [clip for some in members.values() for clip in some]
-    following = max([following, *(shard + 1 for shard in members)])
-    # The record first: a crash in between leaves a plan that the next run repeats, never one it contradicts.
-    write_json(record, {"next": following, "clips": [[clip.clip_id, clip.shard, clip.split] for clip in plan]})
-    write_manifest(manifest, plan)
-    write_json(
-        shards,
-        {
-            f"{shard:05d}": {
-                "clips": len(some),
-                "digest": shard_digest(some),
-                **dict(zip(("duration", "height", "width", "split"), bucket(some[0]), strict=True)),
-            }
-            for shard, some in members.items()
-        },
-    )
-
-
-def _earlier_plan(manifest: Path, record: Path) -> tuple[dict[str, tuple[int, str]], int]:
-    """Shard and split by clip id in the order of an earlier plan, and the first shard number never used.
-
-    A plan from before there were splits names none: its clips are training clips.
-    """
-    if record.is_file():
-        plan = read_json(record)
+def _read_part(
+    part: _Part,
+    clips: config.Clips,
+    cutter: Cutter,
+    found: _Found,
+    spool: Spool,
+    note: Callable[[LedgerRow], None],
+    told: "_Told",
+) -> None:
+    """Read one data set to its end, or as far as its limit."""
+    count, near = 0, lru_cache(4096)(clips.duration_near)
+    for row in progress(part.rows, what=f"index {part.name}".strip(), unit="row"):
+        watch = Stopwatch()
         try:
-            earlier = {str(name): (int(shard), *(split or [TRAIN])) for name, shard, *split in plan["clips"]}
-            return earlier, int(plan["next"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise VLFMError(f"{record} is no shard plan ({error}); restore it, or remove it and all shards") from error
-    if manifest.is_file():
-        clips = read_manifest(manifest)
-        earlier = {clip.clip_id: (clip.shard, clip.split) for clip in clips}
-        return earlier, max((clip.shard for clip in clips), default=-1) + 1
-    return {}, 0
+            if isinstance(row, Bad):
+                raise BadClip(row.reason)
+            if part.choice and not part.choice.wants(row):
+                continue
+            row = at_place(row, row.find()) if row.find else row
+            fresh = _windows(row, cutter, found, part.windows)
+            height, width = cutter.size(row.source, row.shown)
+            extra = TO_JSON(row.extra) if row.extra else ""
+            _check_text(row.caption + extra)
+        except BadClip as error:
+            place, reason, source = _place(part.name, row.file, row.line), _writable(str(error)), _writable(row.source)
+            note(LedgerRow("", "index", "bad", f"{place}: {reason}", source, row.line, watch.seconds))
+            told.add(place, reason)
+            continue
+        for name, start, end in fresh:
+            number = int(name, 16)
+            found.add(number, (near(end - start), height, width, row.split), row)
+            about = (row.caption, row.line, 0, height, width, row.split, part.name, row.licence, extra)
+            spool.add((name, row.source, start, end, *about))
+            note(LedgerRow(name, "index", "ok", "", row.source, row.line, watch.seconds / len(fresh)))
+        count += 1
+        if count == part.limit:
+            break
+
+
+def _check_text(text: str) -> None:
+    """JSON can name half a character, which no file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadClip(f"it holds half of a character at {error.start} ({error.reason}); mend the row") from None
+
+
+def _writable(text: str) -> str:
+    return text.encode(errors="replace").decode()
+
+
+def _windows(row: Row, cutter: Cutter, found: _Found, most: int | None) -> list[tuple[str, float, float]]:
+    """The clips of a row that no earlier row has: id, start and end; at least one."""
+    _check_text(row.source)
+    start, end = row.start, row.end
+    if row.frames:
+        start, end = (round(frame / cutter.fps(row.source), 6) for frame in row.frames)
+    windows = _spread(cutter.windows(row.source, start, end, row.one_shot), most)
+    fresh = {}
+    for first, last in windows:
+        name = clip_id(row.source, first, last)
+        if int(name, 16) not in found:
+            fresh[name] = (name, first, last)
+        elif len(windows) == 1:
+            raise BadClip(f"{row.source}: the same window as {found.place(int(name, 16))}; leave one of them out")
+    if not fresh:
+        raise BadClip(f"{row.source}: every window of it is in an earlier row; leave one of them out")
+    return list(fresh.values())
+
+
+def _spread(windows: Sequence, most: int | None) -> Sequence:
+    """At most so many of them, the middle one or others as evenly spread."""
+    if most is None or len(windows) <= most:
+        return windows
+    return [windows[(2 * index + 1) * len(windows) // (2 * most)] for index in range(most)]
+
+
+class _Told:
+    """The bad rows, as they are told to who runs it: a reason once, with how many rows have it.
+
+    Args:
+        index: what the rows are of.
+    """
+
+    def __init__(self, index: str) -> None:
+        self.index = str(DEMO) if index == "demo" else index
+        self._reasons: dict[str, list] = {}  # reason → the first row, how many more
+        self._rows = 0
+
+    def add(self, place: str, reason: str) -> None:
+        """Add a bad row; of reasons beyond the first few only the rows are counted."""
+        self._rows += 1
+        if reason in self._reasons:
+            self._reasons[reason][1] += 1
+        elif len(self._reasons) < TOLD:
+            self._reasons[reason] = [place, 0]
+
+    def print(self, good: int) -> None:
+        """Tell them on stderr.
+
+        Raises:
+            VLFMError: there is not one good clip.
+        """
+        lines = []
+        for reason, (place, more) in self._reasons.items():
+            lines.append(f"  {place} and {plural(more, 'more row')}: {reason}" if more else f"  {place}: {reason}")
+        if others := self._rows - sum(1 + more for _, more in self._reasons.values()):
+            lines.append(f"  … and {others} more, all in the ledger")
+        listed = "\n".join(lines)
+        if not good:
+            raise VLFMError(f"{self.index} holds not one good clip:\n{listed or '  it has no rows, or wants none'}")
+        if lines:
+            print(
+                f"{self.index}: {plural(good, 'clip')}, {plural(self._rows, 'bad row')} left out:\n{listed}",
+                file=sys.stderr,
+            )
+
+
+def _write_plan(settings: config.Clips, found: _Found, spool: Spool, manifest: Path, shards: Path) -> None:
+    record = manifest.with_name("plan.json")
+    buckets = np.asarray(found.buckets, np.int64)
+    kinds = list(found.kinds)
+    splits = np.array([SPLITS.index(bucket[3]) for bucket in kinds], np.int8)[buckets]
+    earlier = read_plan(record, manifest)
+    plan, places = deal(np.asarray(found.ids, np.uint64), buckets, splits, earlier, settings.shard_size)
+    # The record first: a crash in between leaves a plan that the next run repeats, never one it contradicts.
+    write_plan(record, plan)
+    about = {}
+    with open_manifest(manifest) as write:
+        for first, last in _groups(plan.shards):
+            numbers, mine = plan.shards[first:last], places[first:last]
+            table = spool.take(mine)
+            write(_with_shards(table, numbers))
+            rows = [table[name].to_pylist() for name in ("clip_id", "source", "start", "end", "caption")]
+            listed = list(map(list, zip(*rows, strict=True)))
+            for begin, end in _shards(numbers):
+                duration, height, width, split = kinds[buckets[mine[begin]]]
+                about[f"{numbers[begin]:05d}"] = {
+                    "clips": end - begin,
+                    "digest": rows_digest(listed[begin:end]),
+                    "duration": duration,
+                    "height": height,
+                    "width": width,
+                    "split": split,
+                }
+    write_json(shards, about)
+
+
+def _shards(numbers: np.ndarray) -> list[tuple[int, int]]:
+    """(first, last + 1) of each run of the same number."""
+    edges = [*np.flatnonzero(np.diff(numbers, prepend=-1)).tolist(), len(numbers)]
+    return list(itertools.pairwise(edges))
+
+
+def _groups(numbers: np.ndarray) -> Iterator[tuple[int, int]]:
+    """(first, last + 1) of row groups: whole shards, enough of them to fill one."""
+    begin = 0
+    for _, end in _shards(numbers):
+        if end - begin >= GROUP or end == len(numbers):
+            yield begin, end
+            begin = end
+
+
+def _with_shards(table, numbers: np.ndarray):
+    import pyarrow as pa
+
+    at = table.schema.get_field_index("shard")
+    return table.set_column(at, table.schema.field(at), pa.array(numbers.astype(np.int32)))

@@ -8,14 +8,12 @@ from pathlib import Path
 
 from vlfm import config
 from vlfm.clips.cutting import Cutter
-from vlfm.clips.index import COLUMNS
+from vlfm.clips.datasets.csv import REQUIRED
+from vlfm.clips.found_videos import VIDEOS
 from vlfm.errors import BadClip, VLFMError
 from vlfm.progress import progress
 from vlfm.storage.files import write_bytes
 from vlfm.words import plural
-
-VIDEOS = (".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv",
-          ".ts", ".vob", ".webm", ".wmv", ".y4m")  # fmt: skip
 
 
 def split_video(paths: Iterable[Path | str], output_csv: Path, clips: config.Clips) -> None:
@@ -42,7 +40,7 @@ def split_video(paths: Iterable[Path | str], output_csv: Path, clips: config.Cli
     cutter = Cutter(clips, output_csv.parent)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(REQUIRED)
     count, reasons = 0, []
     for video in progress(list(dict.fromkeys(video.absolute() for video in videos)), what="split", unit="video"):
         try:

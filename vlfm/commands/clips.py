@@ -1,4 +1,4 @@
-"""From a CSV to decoded clips."""
+"""From index files to decoded clips."""
 
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
     commands.add(
         "index",
         _index,
-        "read the CSV of clips, cut long rows, plan the shards",
+        "read the index files, cut long rows, plan the shards",
         manifest="results/clips/manifest.parquet",
         ledger="results/clips/index.ledger.parquet",
         plan=PLAN,

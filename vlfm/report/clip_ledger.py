@@ -7,8 +7,8 @@ from pathlib import Path
 
 from vlfm.errors import VLFMError
 from vlfm.splits import SPLITS, splits_met
+from vlfm.storage import manifest
 from vlfm.storage.ledger import LedgerRow, read_ledger
-from vlfm.storage.manifest import read_manifest
 
 # Each stage's ledgers, in the order a clip meets them.
 LEDGERS = {
@@ -34,7 +34,7 @@ class StageSummary:
 def read_splits(results: Path) -> dict[str, str]:
     """Clip id → split, by the manifest; nothing where there is none, or where all clips are of one split."""
     path = results / "clips" / "manifest.parquet"
-    splits = {clip.clip_id: clip.split for clip in read_manifest(path)} if path.exists() else {}
+    splits = manifest.read_splits(path) if path.exists() else {}
     return splits if len(splits_met(splits.values())) > 1 else {}
 
 

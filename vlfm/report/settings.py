@@ -35,7 +35,7 @@ def settings_in_words(
         (
             "data",
             f"{plural(training['clips'], 'clip')} of {lengths} s at {clips.fps:g} frames a second, {sizes} pixels"
-            f"{held_out}: {clips.index}",
+            f"{held_out}: {clips.data}",
         ),
         ("visual decoder", f"{visual}."),
         ("inversion", f"{_inversion(config)}."),

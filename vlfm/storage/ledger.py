@@ -1,11 +1,15 @@
 """The ledger: what each stage did with each clip, and why a clip is bad, as parquet."""
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+import contextlib
+import operator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from vlfm.errors import VLFMError
 from vlfm.storage.files import atomic_path
+
+GROUP = 32768  # rows written at once
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,14 @@ class LedgerRow:
 
 def write_ledger(path: Path | str, rows: Iterable[LedgerRow]) -> None:
     """Write ledger rows as parquet, atomically, in the order given."""
+    with open_ledger(path) as add:
+        for row in rows:
+            add(row)
+
+
+@contextlib.contextmanager
+def open_ledger(path: Path | str) -> Iterator[Callable[[LedgerRow], None]]:
+    """Write a ledger row by row, atomically: yields a function that adds one; few are in memory at a time."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -50,8 +62,24 @@ def write_ledger(path: Path | str, rows: Iterable[LedgerRow]) -> None:
             ("bytes", pa.int64()),
         ]
     )
-    with atomic_path(path) as temporary:
-        pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=schema), temporary)
+    values = operator.attrgetter(*(field.name for field in fields(LedgerRow)))
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        waiting: list[LedgerRow] = []
+
+        def flush() -> None:
+            if waiting:
+                columns = zip(*map(values, waiting), strict=True)
+                arrays = [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)]
+                writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+                waiting.clear()
+
+        def add(row: LedgerRow) -> None:
+            waiting.append(row)
+            if len(waiting) >= GROUP:
+                flush()
+
+        yield add
+        flush()
 
 
 def read_ledger(path: Path | str) -> list[LedgerRow]:

@@ -1,11 +1,23 @@
-# Dataset index (drawn, where it is moving digits) → manifest and shard plan → decoded clips.
+# Index files (drawn, where they are moving digits) → manifest and shard plan → decoded clips.
 #
 # A ledger is a log here: Snakemake removes the outputs of a failed job, and a shard that failed is just the one
 # whose ledger somebody wants to read.
 
 
+from vlfm.clips.datasets import index_files
+
 DRAWN = "results/clips/digits/digits.csv"  # the videos beside it are known by it, as downloads are by their addresses
-INDEX = {"demo": [], "moving-digits": DRAWN}
+
+
+def index_inputs():
+    """All the index files: the index is read again when one of them changes, or another is there."""
+    index = CONFIG.clips.index
+    if isinstance(index, str):
+        return {"demo": [], "moving-digits": [DRAWN]}.get(index, [index])
+    try:
+        return [str(path) for entry in index for path in index_files(entry)]
+    except VLFMError as error:
+        raise WorkflowError(str(error))
 
 
 rule make_digits:
@@ -29,7 +41,7 @@ rule make_digits:
 
 checkpoint index:
     input:
-        index=INDEX.get(CONFIG.clips.index, CONFIG.clips.index),
+        index=index_inputs(),
     output:
         manifest=update("results/clips/manifest.parquet"),
         plan=update("results/clips/shards.json"),

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from vlfm import config
+from vlfm.clips.datasets.csv import REQUIRED
 from vlfm.clips.decode_worker import SEEK
-from vlfm.clips.index import COLUMNS, OPTIONAL
 from vlfm.clips.moving_digits import drawing
 from vlfm.clips.moving_digits.choice import Take, choose_takes
 from vlfm.clips.moving_digits.drawing import draw_frames, draw_ways, handwriting
@@ -48,7 +48,7 @@ def make_digits(clips: config.Clips, seed: int, output: Path) -> None:
     ]
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow((*COLUMNS, *OPTIONAL))
+    writer.writerow((*REQUIRED, "split"))
     names = set()
     for split, reel in progress(reels, what="digits", unit="file"):
         name = f"{_identity(reel, clips.fps, len(times), side, wander)}.mp4"

@@ -68,6 +68,15 @@ class Digits(Section):
         return self
 
 
+class Download(Section):
+    """How sources are fetched, not what they are: a change reruns nothing."""
+
+    attempts: Count
+    rate: Positive | None
+    cache: Positive | None
+    largest: Positive
+
+
 class Clips(Section):
     index: str
     digits: Digits
@@ -79,6 +88,7 @@ class Clips(Section):
     shot_threshold: Positive
     decoder: Literal["decord", "ffmpeg"]
     timeout: Positive
+    download: Download
     max_bad: Share
 
     @property

@@ -5,7 +5,7 @@ from typing import Any
 
 from vlfm import config
 from vlfm.clips import video_files, worker
-from vlfm.clips.locate import find, is_url
+from vlfm.clips.locate import find, is_remote
 from vlfm.clips.windows import choose_size, cut_windows
 from vlfm.errors import BadClip
 
@@ -48,7 +48,7 @@ class Cutter:
                 "move them apart"
             )
         begin = round(start or 0.0, 6)
-        if single and is_url(source):
+        if single and is_remote(source):
             return [(begin, round(begin + single, 6))]
         file, found = self._open(source)
         if found.duration is not None and begin >= found.duration:
@@ -74,7 +74,7 @@ class Cutter:
     def _open(self, source: str) -> tuple[Path, video_files.Media]:
         if source not in self._known:
             try:
-                file = find(source, self._downloads, self._clips.timeout)
+                file = find(source, self._downloads, self._clips.timeout, self._clips.download)
                 self._known[source] = (file, video_files.probe(file, self._clips.timeout))
             except BadClip as error:
                 self._known[source] = error if source in str(error) else BadClip(f"{source}: {error}")

@@ -65,7 +65,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         with contextlib.suppress(ConnectionError):
             if fault == "stall":
                 self.wfile.write(body[:10])
-                server.release.wait(20)
+                server.release.wait(60)
                 self.close_connection = True
                 return
             if fault == "drip":

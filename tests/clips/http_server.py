@@ -52,7 +52,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         headers["Content-Type"] = mimetypes.guess_type(self.path)[0] or "application/octet-stream"
         if server.tag:
             headers["ETag"] = server.tag
-        if server.lengths:
+        if server.lengths == "chunked":
+            headers["Transfer-Encoding"] = "chunked"
+        elif server.lengths:
             headers["Content-Length"] = str(stop - start + (fault == "long"))
         else:
             headers["Connection"] = "close"
@@ -73,8 +75,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
                     self._write(body[:1])
                     body = body[1:]
                 return
+            chunked = server.lengths == "chunked"
             for at in range(0, len(body), 1 << 14):
-                self._write(body[at : at + (1 << 14)])
+                piece = body[at : at + (1 << 14)]
+                self._write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+            if chunked and fault != "break":
+                self._write(b"0\r\n\r\n")
 
     def _write(self, data):
         self.wfile.write(data)
@@ -85,7 +91,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Attributes: `asked`, (path, range) of each request; `sent`, bytes of bodies; and what `Handler` reads."""
+    """Attributes: `asked`, (path, range) of each request; `sent`, bytes of bodies; `lengths`, whether the length of a body
+    is told, or "chunked"; and what else `Handler` reads."""
 
     daemon_threads = True
     request_queue_size = 64

@@ -21,7 +21,7 @@ class Cutter:
     def __init__(self, clips: config.Clips, downloads: Path) -> None:
         self._clips = clips
         self._downloads = downloads
-        self._known: dict[str, tuple[Path, video_files.Media] | BadClip] = {}
+        self._known: dict[str, video_files.Media | BadClip] = {}
 
     def windows(self, source: str, start: float | None, end: float | None) -> list[tuple[float, float]]:
         """The windows of a stretch: itself where it has one of the durations, else consecutive ones within shots.
@@ -72,16 +72,17 @@ class Cutter:
         return choose_size(found.width * found.aspect, found.height, self._clips.sizes)
 
     def _open(self, source: str) -> tuple[Path, video_files.Media]:
-        if source not in self._known:
-            try:
-                file = find(source, self._downloads, self._clips.timeout, self._clips.download)
-                self._known[source] = (file, video_files.probe(file, self._clips.timeout))
-            except BadClip as error:
-                self._known[source] = error if source in str(error) else BadClip(f"{source}: {error}")
-        known = self._known[source]
+        known = self._known.get(source)
         if isinstance(known, BadClip):
             raise BadClip(str(known))
-        return known
+        try:
+            # Every time: what was downloaded may have been removed, to make room for another source.
+            file = find(source, self._downloads, self._clips.timeout, self._clips.download)
+            self._known[source] = known = known or video_files.probe(file, self._clips.timeout)
+        except BadClip as error:
+            self._known[source] = known = error if source in str(error) else BadClip(f"{source}: {error}")
+            raise BadClip(str(known)) from error
+        return file, known
 
     def _cut(
         self, source: str, file: Path, found: video_files.Media, start: float, end: float | None

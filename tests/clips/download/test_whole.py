@@ -134,9 +134,26 @@ def test_a_length_that_is_never_reached(server, url, find, waits):
         find(url)
 
 
-def test_without_a_length_the_end_is_the_end(server, url, find):
-    server.lengths = False
+@pytest.mark.parametrize("lengths", [False, "chunked"])
+def test_without_a_length_the_end_is_the_end(server, url, find, lengths):
+    server.lengths = lengths
     assert find(url).read_bytes() == DATA
+
+
+def test_chunks_that_end_early_are_no_end(server, url, find, waits):
+    server.lengths = "chunked"
+    server.faults = ["break", "break"]
+    assert find(url).read_bytes() == DATA
+    assert len(waits) == 2 and server.asked[1][1].startswith("bytes=5")
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Location": "http://[::1"}, {"Location": "http://h\xff\xfe/"}, {"Content-Length": "9" * 5000}]
+)
+def test_headers_that_are_nonsense(server, find, waits, headers):
+    server.faults = [(302 if "Location" in headers else 200, headers)] * 5
+    with pytest.raises(BadClip, match=r"/v.mp4 (cannot be downloaded|leads to what is no address|is empty)"):
+        find(f"{server.url}/v.mp4", timeout=0.5)
 
 
 # ---------------------------------------------------------------------------------------- redirects

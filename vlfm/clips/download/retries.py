@@ -76,7 +76,7 @@ def asked_wait(header: str | None) -> float:
         return float(header)
     try:
         moment = email.utils.parsedate_to_datetime(header)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return 0.0
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

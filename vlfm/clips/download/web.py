@@ -46,12 +46,13 @@ class Web:
             response = self._ask(url, address, headers)
             try:
                 target = self._session.get_redirect_target(response)
-            except UnicodeDecodeError:
-                target = None
+                address = address if target is None else urljoin(address, target)
+            except ValueError as error:  # no text, no address
+                response.close()
+                raise BadClip(f"{url} leads to what is no address ({_reason(error)}); correct the address") from error
             if target is None:
                 return self._checked(url, response)
             response.close()
-            address = urljoin(address, target)
             if not is_http(address):
                 raise BadClip(f"{url} leads to {address[:200]}, which is no http(s) address; correct the address")
         raise BadClip(f"{url} leads from one address to the next, {REDIRECTS} times; correct the address")
@@ -95,9 +96,11 @@ class Answer:
         self._timeout = timeout
         self._rate = rate
         self._mark, self._since_mark = time.monotonic(), 0
-        length = response.headers.get("Content-Length", "")
-        self._length = int(length) if length.isdecimal() else None
-        part = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
+        length = re.fullmatch(r"\d{1,18}", response.headers.get("Content-Length", ""))
+        self._length = int(length[0]) if length else None
+        part = re.fullmatch(
+            r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", response.headers.get("Content-Range", "").strip()
+        )
         if self.status == 206:
             self.start = int(part[1]) if part else None
             self.total = int(part[2]) if part and part[2] != "*" else None

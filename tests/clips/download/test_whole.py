@@ -87,6 +87,15 @@ def test_tries_that_bring_much_do_not_count(server, url, find, waits, monkeypatc
     assert find(url, attempts=2).read_bytes() == DATA
 
 
+def test_tries_that_bring_the_same_again_do(server, url, find, waits, monkeypatch):
+    monkeypatch.setattr("vlfm.clips.download.retries.PROGRESS", len(DATA) // 10)
+    server.tag = None
+    server.faults = ["break"] * 99
+    with pytest.raises(BadClip, match="tried 3 times"):
+        find(url, attempts=3)
+    assert len(server.asked) == 3
+
+
 def test_a_server_may_ask_for_time(server, url, find, waits):
     server.faults = [(429, {"Retry-After": "7"}), (503, {"Retry-After": "2"})]
     assert find(url).read_bytes() == DATA

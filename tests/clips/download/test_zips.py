@@ -219,7 +219,7 @@ def test_only_the_directory_and_the_member_are_fetched(server, find, many):
     server.files["/a.zip"] = data
     assert find(f"zip:{server.url}/a.zip!v.mp4").read_bytes() == VIDEO
     assert directory > zips.END
-    assert server.sent <= 1 + directory + len(VIDEO) + zips.SLACK + 100
+    assert server.sent <= 1 + directory + len(VIDEO) + zips.HEADER
     assert len(server.asked) == 4
 
 
@@ -232,7 +232,7 @@ def test_a_thousand_members_cost_one_directory(server, find, many):
             path = find(f"zip:{server.url}/a.zip!folder/{number * 20 + member:05d}.mp4")
             assert path.read_bytes().startswith(f"film {number * 20 + member} ".encode())
     assert len(server.asked) <= 3 + 60
-    assert server.sent <= directory + 60 * (600 + zips.SLACK + 100)
+    assert server.sent <= directory + 60 * (600 + zips.HEADER)
 
 
 def _find(source, folder, settings):

@@ -25,7 +25,7 @@ _held = threading.local()
 
 def hash_name(*parts: str) -> str:
     """The name of what was asked for, 32 hexadecimal digits."""
-    return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()[:32]
+    return hashlib.sha256("\n".join(parts).encode(errors="surrogatepass")).hexdigest()[:32]
 
 
 class Cache:

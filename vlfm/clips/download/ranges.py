@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from vlfm.clips.download.retries import Again, persist
+from vlfm.clips.download.retries import Again, Tries
 from vlfm.clips.download.web import Answer, Web
 from vlfm.errors import BadClip
 
@@ -58,7 +58,7 @@ class RemotePart:
     Args:
         url: its address.
         web: how to ask.
-        attempts: see `persist`.
+        attempts: see `Tries`.
         known: size and validator, where an earlier one is to be gone on with; the server is not asked for them.
 
     Attributes:
@@ -74,9 +74,10 @@ class RemotePart:
         self.url = url
         self._web = web
         self._attempts = attempts
+        self._tries = Tries(url, attempts)
         self._answer: Answer | None = None
         self._at = self._stop = 0
-        self.size, self.validator = known or persist(url, attempts, self._ask)
+        self.size, self.validator = known or self._tries.persist(self._ask)
 
     def _ask(self) -> tuple[int, str | None]:
         with self._web.get(self.url, {"Range": "bytes=0-0"}) as answer:
@@ -90,7 +91,11 @@ class RemotePart:
             return answer.total, answer.validator
 
     def read(self, start: int, most: int, stop: int) -> bytes:
-        return persist(self.url, self._attempts, lambda: self._read(start, most, stop))
+        if start != self._at:  # something else is wanted
+            self._tries = Tries(self.url, self._attempts)
+        data = self._tries.persist(lambda: self._read(start, most, stop))
+        self._tries.got(len(data))
+        return data
 
     def _read(self, start: int, most: int, stop: int) -> bytes:
         try:
@@ -118,6 +123,7 @@ class RemotePart:
             raise Again("the server sent another part than the one asked for")
 
     def _close(self) -> None:
+        """Let the connection go; `_at` stays, where to go on."""
         if self._answer is not None:
             self._answer.close()
             self._answer = None

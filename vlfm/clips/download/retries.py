@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 LONGEST = 60.0  # seconds between two tries, where the server does not ask for more
 PATIENCE = 300.0  # seconds that a server may ask for
-PROGRESS = 8 << 20  # bytes that make a try count as a success that was interrupted
+PROGRESS = 8 << 20  # bytes after which earlier failures are forgotten
 
 
 class Again(Exception):
@@ -22,40 +22,52 @@ class Again(Exception):
     Args:
         reason: one line.
         wait: seconds that the server asks to be left alone for.
-        got: bytes that came before it failed.
     """
 
-    def __init__(self, reason: str, wait: float = 0.0, got: int = 0) -> None:
+    def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
         self.wait = wait
-        self.got = got
 
 
-def persist(what: str, attempts: int, do: Callable[[], T]) -> T:
-    """Call `do` until it does not raise `Again`, with ever longer waits.
+class Tries:
+    """The tries at one thing, with ever longer waits.
 
     Args:
-        what: the address, for the message.
+        what: its address, for the message.
         attempts: tries in a row that bring next to nothing, before it is given up.
-
-    Raises:
-        BadClip: so many tries failed, or the server asks to wait for longer than `PATIENCE`.
     """
-    tries = 0
-    while True:
-        try:
-            return do()
-        except Again as error:
-            tries = 1 if error.got >= PROGRESS else tries + 1
-            if tries >= attempts:
-                raise BadClip(f"{what} cannot be downloaded ({error}; tried {tries} times); try again later") from error
-            if error.wait > PATIENCE:
-                raise BadClip(
-                    f"{what} cannot be downloaded ({error}; the server asks to wait {error.wait:.0f} s); "
-                    "try again after that"
-                ) from error
-            # On top of what the server asks for: it may ask the same of a hundred jobs.
-            sleep(error.wait + back_off(what, tries))
+
+    def __init__(self, what: str, attempts: int) -> None:
+        self._what = what
+        self._attempts = attempts
+        self._failed = self._got = 0
+
+    def got(self, count: int) -> None:
+        """Say that so many bytes came which no try brought before; after `PROGRESS` the count begins anew."""
+        self._got += count
+        if self._got >= PROGRESS:
+            self._failed = self._got = 0
+
+    def persist(self, do: Callable[[], T]) -> T:
+        """Call `do` until it does not raise `Again`.
+
+        Raises:
+            BadClip: too many tries failed, or the server asks to wait for longer than `PATIENCE`.
+        """
+        while True:
+            try:
+                return do()
+            except Again as error:
+                self._failed += 1
+                said = f"{self._what} cannot be downloaded ({error}"
+                if self._failed >= self._attempts:
+                    raise BadClip(f"{said}; tried {self._failed} times); try again later") from error
+                if error.wait > PATIENCE:
+                    raise BadClip(
+                        f"{said}; the server asks to wait {error.wait:.0f} s); try again after that"
+                    ) from error
+                # On top of what the server asks for: it may ask the same of a hundred jobs.
+                sleep(error.wait + back_off(self._what, self._failed))
 
 
 def back_off(what: str, tries: int) -> float:
@@ -63,7 +75,7 @@ def back_off(what: str, tries: int) -> float:
 
     How much less is drawn from the address, so that jobs that failed together do not come back together.
     """
-    digest = hashlib.sha256(f"{what} {tries}".encode(errors="surrogateescape")).digest()
+    digest = hashlib.sha256(f"{what} {tries}".encode(errors="surrogatepass")).digest()
     share = int.from_bytes(digest[:4], "big") / 2**32
     return min(LONGEST, 2.0 ** (tries - 1)) * (1 - share / 2)
 

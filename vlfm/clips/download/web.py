@@ -120,15 +120,15 @@ class Answer:
         try:
             data = self._response.raw.read1(min(most, self._rate.piece))
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise Again(f"the connection broke after {self.got} bytes: {_reason(error)}", got=self.got) from error
+            raise Again(f"the connection broke after {self.got} bytes: {_reason(error)}") from error
         if not data and self._length is not None and self.got < self._length:
-            raise Again(f"{self.got} of {self._length} bytes came", got=self.got)
+            raise Again(f"{self.got} of {self._length} bytes came")
         self.got += len(data)
         self._since_mark += len(data)
         self._mark += self._rate.wait(len(data)) if data else 0.0  # our own waiting is not the server's
         if time.monotonic() - self._mark > self._timeout:
             if self._since_mark < SLOWEST * self._timeout:
-                raise Again(f"less than {SLOWEST} bytes a second", got=self.got)
+                raise Again(f"less than {SLOWEST} bytes a second")
             self._mark, self._since_mark = time.monotonic(), 0
         return data
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from vlfm.clips.download.address import Checks, check_file, check_size, split_address
 from vlfm.clips.download.cache import hash_name
 from vlfm.clips.download.downloads import Downloads
-from vlfm.clips.download.retries import Again, persist
+from vlfm.clips.download.retries import Again, Tries
 from vlfm.errors import BadClip
 from vlfm.storage.files import read_json, write_json
 
@@ -30,7 +30,19 @@ def fetch_file(source: str, downloads: Downloads) -> Path:
 
 def _make(source: str, url: str, checks: Checks, downloads: Downloads, path: Path) -> None:
     part, note = path.with_suffix(".part"), path.with_suffix(".json")
-    persist(source, downloads.settings.attempts, lambda: _try(source, url, checks, downloads, part, note))
+    tries, furthest = Tries(source, downloads.settings.attempts), 0
+
+    def attempt() -> None:
+        nonlocal furthest
+        try:
+            _try(source, url, checks, downloads, part, note)
+        except Again:
+            have = part.stat().st_size if part.is_file() else 0
+            tries.got(max(0, have - furthest))  # one that had to begin anew has brought nothing yet
+            furthest = max(furthest, have)
+            raise
+
+    tries.persist(attempt)
     os.replace(part, path)
     note.unlink(missing_ok=True)
 
@@ -61,6 +73,7 @@ def _read_on(
             raise Again("the server no longer has the rest of the file, or sent another part than the one asked for")
         if answer.status == 200:
             have = 0
+        if not have:
             part.unlink(missing_ok=True)
             write_json(note, {"url": url, "validator": answer.validator, "total": answer.total})
         if answer.total is not None:
@@ -78,7 +91,7 @@ def _read_on(
             out.flush()
             os.fsync(out.fileno())
     if answer.total is not None and have != answer.total:
-        raise Again(f"{have} of {answer.total} bytes came", got=answer.got)
+        raise Again(f"{have} of {answer.total} bytes came")
     if have == 0:
         part.unlink(missing_ok=True)
         raise BadClip(f"{source} is empty (0 bytes)")

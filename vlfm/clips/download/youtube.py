@@ -24,7 +24,7 @@ import imageio_ffmpeg
 
 from vlfm.clips.download.cache import hash_name
 from vlfm.clips.download.downloads import Downloads
-from vlfm.clips.download.retries import Again, persist
+from vlfm.clips.download.retries import Again, Tries
 from vlfm.clips.download.web import is_http
 from vlfm.clips.video_files import die_with_parent
 from vlfm.errors import BadClip, VLFMError
@@ -98,7 +98,7 @@ def fetch_video(source: str, downloads: Downloads) -> Path:
         work = path.with_suffix(".work")
         command = _command(mirror.replace("{id}", video.name), video, downloads)
         try:
-            persist(source, downloads.settings.attempts, lambda: _try(source, command, work, path, downloads))
+            Tries(source, downloads.settings.attempts).persist(lambda: _try(source, command, work, path, downloads))
         finally:
             shutil.rmtree(work, ignore_errors=True)
         downloads.cache.make_room()

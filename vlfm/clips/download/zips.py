@@ -25,7 +25,7 @@ from vlfm.storage.files import write_bytes
 
 ZIP = "zip:"
 END = 1 << 16  # bytes at the end of an archive, read at once: a small directory is in there
-SLACK = 1024  # bytes that a member's own header may be longer than what the directory says
+HEADER = 1024  # bytes; a member's own header that is longer costs another request
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # of the others a few bytes may unpack to more than fits in memory
 ENCRYPTED = 0x41  # flags
 DIRECTORY = ".directory"
@@ -131,12 +131,11 @@ def _copy(source: str, archive: Archive, member: str, downloads: Downloads, path
     if info.file_size == 0:
         raise BadClip(f"{source} is empty (0 bytes)")
     downloads.expect(source, info.file_size)
-    archive.file.will_read(info.header_offset + 30 + 2 * len(info.orig_filename) + SLACK + info.compress_size)
+    archive.file.will_read(info.header_offset + HEADER + info.compress_size)
     left = info.file_size
     with open(path, "wb") as out:
-        with archive.zip.open(
-            info
-        ) as unpacked:  # gives no more than the size in the directory, and compares the CRC-32
+        # It gives no more than the size in the directory, and compares the CRC-32.
+        with archive.zip.open(info) as unpacked:
             while data := unpacked.read(min(1 << 20, left)):
                 out.write(data)
                 left -= len(data)

@@ -109,6 +109,15 @@ DataSets = Annotated[
 ]
 
 
+class Download(Section):
+    """How sources are fetched, not what they are: a change reruns nothing."""
+
+    attempts: Count
+    rate: Positive | None
+    cache: Positive | None
+    largest: Positive
+
+
 class Clips(Section):
     index: DataSets
     digits: Digits
@@ -121,6 +130,7 @@ class Clips(Section):
     shot_threshold: Positive
     decoder: Literal["decord", "ffmpeg"]
     timeout: Positive
+    download: Download
     max_bad: Share
 
     @property

@@ -2,9 +2,12 @@
 
 import pytest
 
+from tests.clips.http_server import serving
 from tests.conftest import ROOT
 from vlfm import config
+from vlfm.clips import locate
 from vlfm.clips.decode import decode_shard
+from vlfm.clips.download import retries
 from vlfm.clips.shards import read_clips
 from vlfm.storage.ledger import read_ledger
 from vlfm.storage.manifest import Clip, clip_id, write_manifest
@@ -15,6 +18,30 @@ def settings():
     """The settings of config.yaml with another value here and there."""
     clips = config.load(ROOT / "config.yaml").clips
     return lambda **changes: clips.model_copy(update={"timeout": 30.0, "max_bad": 1.0} | changes)
+
+
+@pytest.fixture
+def server():
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """What would be waited between tries, seconds; nothing is."""
+    waits = []
+    monkeypatch.setattr(retries, "sleep", waits.append)
+    return waits
+
+
+@pytest.fixture
+def find(settings, tmp_path):
+    """`find(source, folder, timeout, **settings of clips.download)`, the folder `tmp_path / "in"` unless given."""
+
+    def find(source, folder=tmp_path / "in", timeout=10, **changes):
+        return locate.find(source, folder, timeout, settings().download.model_copy(update=changes))
+
+    return find
 
 
 @pytest.fixture

@@ -86,6 +86,12 @@ def test_nothing_is_left_to_do(finished):
 
 
 @pytest.mark.slow
+def test_how_sources_are_fetched_reruns_nothing(finished):
+    change = "clips={download: {attempts: 9, rate: 0.5, cache: 3, largest: 2}}"
+    assert "Nothing to be done" in snakemake(finished, "--dry-run", "--config", change).stdout
+
+
+@pytest.mark.slow
 def test_unlocking_needs_no_other_option(finished):
     command = ["snakemake", "--snakefile", ROOT / "Snakefile", "--directory", finished, "--unlock"]
     result = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True)

@@ -1,13 +1,13 @@
 """Which zip archive holds which video: their lists of contents, read without unpacking anything."""
 
-import io
-import itertools
-import os
 import zipfile
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from vlfm.clips.download.ranges import LocalPart, VirtualFile
+from vlfm.clips.download.zips import ZIP
 from vlfm.clips.name_table import NameTable
-from vlfm.errors import VLFMError
+from vlfm.errors import BadClip, VLFMError
 
 
 class Archives:
@@ -29,7 +29,7 @@ class Archives:
                 folder, slash, name = member.rpartition("/")
                 if folder not in known:
                     known[folder] = len(self._prefixes)
-                    self._prefixes.append(f"zip:{'|'.join(parts)}!{folder}{slash}")
+                    self._prefixes.append(f"{ZIP}{'|'.join(parts)}!{folder}{slash}")
                 self._members.add(name, known[folder])
 
     def find(self, name: str) -> str | None:
@@ -48,49 +48,9 @@ def list_members(parts: Sequence[str]) -> list[str]:
         VLFMError: no zip archive, or not all of it.
     """
     try:
-        with Joined(parts) as file, zipfile.ZipFile(file) as archive:
+        with zipfile.ZipFile(VirtualFile([LocalPart(Path(part)) for part in parts])) as archive:
             return [member.filename for member in archive.infolist() if not member.is_dir()]
-    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+    except (BadClip, OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise VLFMError(
             f"{'|'.join(parts)} is no zip archive, or not all of it ({error}); fetch it again, or move it elsewhere"
         ) from None
-
-
-class Joined(io.RawIOBase):
-    """Files one after another, as one that is read."""
-
-    def __init__(self, parts: Sequence[str]) -> None:
-        self._files = [open(part, "rb") for part in parts]
-        sizes = [os.fstat(file.fileno()).st_size for file in self._files]
-        self._edges = [0, *itertools.accumulate(sizes)]
-        self._at = 0
-
-    def close(self) -> None:
-        for file in self._files:
-            file.close()
-        super().close()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._edges[-1]}[whence]
-        if base + offset < 0:
-            raise ValueError(f"no place before the start: {base + offset}")
-        self._at = base + offset
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer) -> int:
-        for file, first, last in zip(self._files, self._edges, self._edges[1:], strict=False):
-            if first <= self._at < last:
-                file.seek(self._at - first)
-                got = file.readinto(memoryview(buffer)[: last - self._at])
-                self._at += got
-                return got
-        return 0

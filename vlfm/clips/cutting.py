@@ -6,16 +6,11 @@ from typing import Any
 
 from vlfm import config
 from vlfm.clips import video_files, worker
-from vlfm.clips.locate import find, is_url
+from vlfm.clips.locate import find, is_file
 from vlfm.clips.windows import choose_size, cut_windows
 from vlfm.errors import BadClip
 
 OPENED = 1000  # sources of single windows that are opened: it takes 0.05 s each
-
-
-def is_elsewhere(source: str) -> bool:
-    """Whether the source has to be downloaded or taken out of an archive."""
-    return is_url(source) or source.startswith(("zip:", "youtube:"))
 
 
 class Cutter:
@@ -33,7 +28,7 @@ class Cutter:
         self._near = lru_cache(4096)(clips.duration_near)
         self._cut_evenly = lru_cache(4096)(lambda start, end: cut_windows(start, end, (), clips.durations))
         self._downloads = downloads
-        self._known: dict[str, tuple[Path, video_files.Media] | BadClip] = {}
+        self._known: dict[str, video_files.Media | BadClip] = {}
 
     def windows(
         self, source: str, start: float | None, end: float | None, one_shot: bool = False
@@ -62,12 +57,12 @@ class Cutter:
                 "(clips.duration); move them apart"
             )
         begin = round(start or 0.0, 6)
-        if single and (one_shot or is_elsewhere(source)):
+        if single and (one_shot or not is_file(source)):
             return [(begin, round(begin + single, 6))]
         if one_shot and end is not None:
             return self._cut_evenly(begin, end)
         if single and source not in self._known and len(self._known) >= OPENED:
-            find(source, self._downloads, self._clips.timeout)
+            find(source, self._downloads, self._clips.timeout, self._clips.download)
             return [(begin, round(begin + single, 6))]
         file, found = self._open(source)
         if found.duration is not None and begin >= found.duration:
@@ -104,16 +99,17 @@ class Cutter:
         return found.fps
 
     def _open(self, source: str) -> tuple[Path, video_files.Media]:
-        if source not in self._known:
-            try:
-                file = find(source, self._downloads, self._clips.timeout)
-                self._known[source] = (file, video_files.probe(file, self._clips.timeout))
-            except BadClip as error:
-                self._known[source] = error if source in str(error) else BadClip(f"{source}: {error}")
-        known = self._known[source]
+        known = self._known.get(source)
         if isinstance(known, BadClip):
             raise BadClip(str(known))
-        return known
+        try:
+            # Every time: what was downloaded may have been removed, to make room for another source.
+            file = find(source, self._downloads, self._clips.timeout, self._clips.download)
+            self._known[source] = known = known or video_files.probe(file, self._clips.timeout)
+        except BadClip as error:
+            self._known[source] = known = error if source in str(error) else BadClip(f"{source}: {error}")
+            raise BadClip(str(known)) from error
+        return file, known
 
     def _cut(
         self, source: str, file: Path, found: video_files.Media, start: float, end: float | None

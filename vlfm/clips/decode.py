@@ -14,7 +14,7 @@ from typing import Any
 from vlfm import config
 from vlfm.clips import video_files, worker
 from vlfm.clips.decode_worker import SEEK
-from vlfm.clips.locate import find, is_url
+from vlfm.clips.locate import find, is_remote
 from vlfm.errors import BadClip, VLFMError
 from vlfm.progress import Stopwatch, progress
 from vlfm.storage.files import remove_partial
@@ -57,7 +57,7 @@ def decode_shard(clips: config.Clips, manifest: Path, shard: int, output: Path, 
         for source, wanted in _by_source(plan).items():
             watch, paths, settled = Stopwatch(), {}, set()
             try:
-                file = find(source, sources, clips.timeout)
+                file = find(source, sources, clips.timeout, clips.download)
                 paths = {clip.clip_id: _piece(partial, clip, file) for clip in wanted}
                 settled = {name for name, path in paths.items() if path.is_file()}
                 bar.update(len(settled))
@@ -123,7 +123,7 @@ def _by_source(plan: list[Clip]) -> dict[str, list[Clip]]:
 def _piece(partial: Path, clip: Clip, file: Path) -> Path:
     """Where a finished clip lies; a local file that was replaced meanwhile does not find its old clips."""
     stat = file.stat()
-    version = "url" if is_url(clip.source) else fingerprint({"size": stat.st_size, "mtime": stat.st_mtime_ns})
+    version = "url" if is_remote(clip.source) else fingerprint({"size": stat.st_size, "mtime": stat.st_mtime_ns})
     return partial / f"{clip.clip_id}-{version}.tar"
 
 

@@ -1,57 +1,101 @@
-"""From what the user wrote to a file on this machine: paths, URLs, files inside installed packages."""
+"""From what the user wrote to a file on this machine: paths, files inside installed packages, and what is fetched."""
 
-import fcntl
-import hashlib
 import importlib.util
-import os
-import time
 from pathlib import Path
 
-import requests
-from requests.exceptions import RequestException
-
+from vlfm import config
+from vlfm.clips.download.address import split_address
+from vlfm.clips.download.downloads import Downloads
+from vlfm.clips.download.web import is_http
+from vlfm.clips.download.whole import fetch_file
+from vlfm.clips.download.youtube import YOUTUBE, fetch_video, split_youtube
+from vlfm.clips.download.zips import ZIP, fetch_member, split_zip
 from vlfm.errors import BadClip, VLFMError
-from vlfm.storage.files import read_json, write_json
 
-ATTEMPTS = 5
-SLOWEST = 1024  # bytes a second, averaged over a timeout; a slower server is given up
 PACKAGE = "package:"
 
 
-def is_url(source: str) -> bool:
-    """Whether the source has to be downloaded."""
-    return source.lower().startswith(("http://", "https://"))
+def is_remote(source: str) -> bool:
+    """Whether the source has to be downloaded, in full or in part."""
+    if source.startswith(ZIP):
+        return any(is_http(part) for part in source.removeprefix(ZIP).partition("!")[0].split("|"))
+    return is_http(source) or source.startswith(YOUTUBE)
+
+
+def is_file(source: str) -> bool:
+    """Whether the source is a file as it stands, in a folder or a package."""
+    return not is_remote(source) and not source.startswith(ZIP)
 
 
 def name_source(source: str, folder: Path) -> str:
-    """What the manifest calls a source: the string as written, or a relative path joined with the CSV's
+    """What the manifest calls a source: the string as written, with every relative path in it joined with the CSV's
     folder.
 
     Raises:
-        BadClip: an address of a kind that is not supported.
+        BadClip: an address of a kind that is not supported, or not written as it must be.
     """
-    if is_url(source) or source.startswith(PACKAGE):
+    if source.startswith(ZIP):
+        parts, member = split_zip(source)
+        return f"{ZIP}{'|'.join(_name_file(part, folder) for part in parts)}!{member}"
+    if source.startswith(YOUTUBE):
+        split_youtube(source)
+        return source
+    return _name_file(source, folder)
+
+
+def _name_file(source: str, folder: Path) -> str:
+    if is_http(source):
+        split_address(source)
+        return source
+    if source.startswith(PACKAGE):
         return source
     if "://" in source:
-        raise BadClip(f"{source}: give a path, an http(s) address or package:NAME/PATH")
+        raise BadClip(f"{source}: give a path, an http(s) address, package:NAME/PATH, zip:ARCHIVE!MEMBER or youtube:ID")
     return str(folder / source)
 
 
-def find(source: str, folder: Path, timeout: float) -> Path:
-    """The local file of a source as the manifest names it; downloads what has to be.
+def find(source: str, folder: Path, timeout: float, settings: config.Download) -> Path:
+    """The local file of a source as the manifest names it; fetches what has to be.
 
     Args:
-        source: path, `http(s)://…`, or `package:NAME/PATH`.
-        folder: where downloads lie, under a hash of their address. They are used again by every shard and
-        every
+        source: a path, `package:NAME/PATH`, or
+
+            - `http(s)://…`, perhaps with `#sha256=…&size=…` (`split_address`)
+            - `zip:ARCHIVE!MEMBER`, the archive a path or an address, or `PART|PART` (`fetch_member`)
+            - `youtube:ID?start=SECONDS&end=SECONDS` (`fetch_video`)
+        folder: where what is fetched lies, under a hash of its source. It is used again by every shard and every
             run; to free the space the folder can be deleted at any time.
         timeout: seconds without data after which a server is given up.
+        settings: how to fetch.
+
+    Returns:
+        a file that stays until the same thread asks for another one, or its process ends. Later it may be removed,
+        where `clips.download.cache` is a limit: ask again.
+
+    Raises:
+        BadClip: not there, empty, no file; the message names the source and the reason.
+        VLFMError: the folder cannot be written; yt-dlp is needed and missing.
+    """
+    if is_file(source):
+        return local_file(source)
+    downloads = Downloads.into(folder, timeout, settings)
+    try:
+        if source.startswith(ZIP):
+            parts, member = split_zip(source)
+            return fetch_member(
+                source, [part if is_http(part) else local_file(part) for part in parts], member, downloads
+            )
+        return fetch_video(source, downloads) if source.startswith(YOUTUBE) else fetch_file(source, downloads)
+    except OSError as error:
+        raise VLFMError(f"{folder} cannot hold downloads ({error}); free space or change permissions") from error
+
+
+def local_file(source: str) -> Path:
+    """The file of a path or `package:NAME/PATH`.
 
     Raises:
         BadClip: not there, empty, no file; the message names the source and the reason.
     """
-    if is_url(source):
-        return download(source, folder, timeout)
     path = package_file(source) if source.startswith(PACKAGE) else Path(source)
     try:
         if not path.exists():
@@ -85,105 +129,3 @@ def package_file(source: str) -> Path:
     if not inside or not path.is_relative_to(root) or path == root:
         raise BadClip(f"{source}: the path must name a file inside the package {name}")
     return path
-
-
-def download(url: str, folder: Path, timeout: float) -> Path:
-    """Download a file once; an interrupted download goes on where it stopped.
-
-    The file is named by a hash of the address, never by anything in it. Jobs that want the same file wait
-    for the first of them.
-
-    Raises:
-        BadClip: the server does not give the file; the message names address and reason.
-        VLFMError: the folder cannot be written.
-    """
-    path = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.video"
-    if path.is_file():
-        return path
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(path.with_suffix(".lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            return path if path.is_file() else _download(url, path, timeout)
-    except RequestException as error:
-        raise BadClip(f"{url} cannot be downloaded ({_reason(error)})") from error
-    except OSError as error:
-        raise VLFMError(f"{folder} cannot hold downloads ({error}); free space or change permissions") from error
-
-
-class _Again(RequestException):
-    """A try that failed in a way that may pass."""
-
-
-def _download(url: str, path: Path, timeout: float) -> Path:
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            time.sleep(min(0.25 * 2**attempt, timeout))
-        try:
-            _fetch(url, path.with_suffix(".part"), path.with_suffix(".json"), timeout)
-        except (_Again, requests.ConnectionError, requests.Timeout) as error:
-            last = error
-            continue
-        os.replace(path.with_suffix(".part"), path)
-        path.with_suffix(".json").unlink(missing_ok=True)
-        return path
-    raise BadClip(f"{url} cannot be downloaded ({_reason(last)}; tried {ATTEMPTS} times); try again later")
-
-
-def _fetch(url: str, part: Path, note: Path, timeout: float) -> None:
-    """One request: the rest of `part`, or all of it where the server or the file has changed."""
-    import urllib3
-
-    headers = {"Accept-Encoding": "identity", "User-Agent": "vlfm"}
-    known = read_json(note) if note.is_file() and part.is_file() else {}
-    have = part.stat().st_size if known.get("validator") else 0
-    if have and have == known.get("total"):
-        return
-    if have:
-        headers |= {"Range": f"bytes={have}-", "If-Range": known["validator"]}
-    with requests.get(url, headers=headers, stream=True, timeout=timeout) as answer:
-        if answer.status_code == 416:
-            part.unlink(missing_ok=True)
-            raise _Again("the server no longer has the rest of the file")
-        if answer.status_code in (408, 425, 429) or answer.status_code >= 500:
-            raise _Again(f"status {answer.status_code} {answer.reason}")
-        if answer.status_code not in (200, 206):
-            raise BadClip(
-                f"{url} cannot be downloaded (status {answer.status_code} {answer.reason}); correct the address"
-            )
-        if answer.status_code == 206 and not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-            part.unlink(missing_ok=True)
-            raise _Again("the server sent another part than the one asked for")
-        if answer.status_code == 200:
-            have = 0
-        length = answer.headers.get("Content-Length", "")
-        total = have + int(length) if length.isdigit() else None
-        validator = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
-        if validator and validator.startswith("W/"):
-            validator = None  # says that two files mean the same, not that their bytes are the same
-        if answer.status_code == 200:
-            part.unlink(missing_ok=True)
-            write_json(note, {"url": url, "validator": validator, "total": total})
-        mark, got = time.monotonic(), 0
-        with open(part, "ab") as out:
-            try:
-                while data := answer.raw.read1(1 << 16):
-                    out.write(data)
-                    have, got = have + len(data), got + len(data)
-                    if time.monotonic() - mark > timeout:
-                        if got < SLOWEST * timeout:
-                            raise _Again(f"less than {SLOWEST} bytes a second")
-                        mark, got = time.monotonic(), 0
-            except urllib3.exceptions.HTTPError as error:
-                raise _Again(f"the connection broke after {have} bytes: {error}") from error
-            out.flush()
-            os.fsync(out.fileno())
-    if total is not None and have != total:
-        raise _Again(f"{have} of {total} bytes came")
-    if have == 0:
-        part.unlink(missing_ok=True)
-        raise BadClip(f"{url} is empty (0 bytes)")
-
-
-def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__

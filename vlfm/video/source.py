@@ -10,7 +10,7 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 
-from vlfm.clips.locate import find, is_url
+from vlfm.clips.locate import is_file, local_file
 from vlfm.clips.video_files import DAMAGE, FFmpegFrames, Media, probe, said
 from vlfm.errors import VLFMError
 
@@ -48,9 +48,9 @@ def open_source(source: str | Path, timeout: float = TIMEOUT) -> Source:
     Raises:
         VLFMError: not there, or not a video that can be decoded; the message says what is in it.
     """
-    if is_url(str(source)):
+    if not is_file(str(source)):
         raise VLFMError(f"{source}: download it first and give the file")
-    file = find(str(source), Path(), timeout)
+    file = local_file(str(source))
     media = probe(file, timeout)
     command = [
         *(imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-nostats"),

@@ -1,13 +1,16 @@
 """What is kept in the folder of downloads, and what is removed, with several processes at once."""
 
+import fcntl
 import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 
 import pytest
 
+from vlfm.clips.download import cache
 from vlfm.clips.download.cache import Cache, hash_name
 
 SIZE = 1000  # bytes of a file
@@ -18,16 +21,16 @@ def content(number):
     return random.Random(number).randbytes(SIZE)
 
 
-def obtain(cache, number, made=None):
+def obtain(kept_in, number, made=None):
     def make(path):
-        cache.make_room(SIZE)
+        kept_in.make_room(SIZE)
         part = path.with_suffix(".part")
         part.write_bytes(content(number))
         part.rename(path)
         if made is not None:
             made.append(number)
 
-    return cache.obtain(hash_name(str(number)), make)
+    return kept_in.obtain(hash_name(str(number)), make)
 
 
 def kept(folder, numbers=range(100)):
@@ -35,31 +38,31 @@ def kept(folder, numbers=range(100)):
 
 
 def test_what_was_not_used_for_longest_goes_first(tmp_path):
-    cache = Cache(tmp_path, 3.5 * SIZE)
+    kept_in = Cache(tmp_path, 3.5 * SIZE)
     for number in (0, 1, 2):
-        obtain(cache, number)
+        obtain(kept_in, number)
     made = []
-    obtain(cache, 0, made)
+    obtain(kept_in, 0, made)
     assert made == []
-    obtain(cache, 3)
+    obtain(kept_in, 3)
     assert kept(tmp_path) == [0, 2, 3]
-    obtain(cache, 4)
+    obtain(kept_in, 4)
     assert kept(tmp_path) == [0, 3, 4]
     locks = {path.stem for path in tmp_path.glob("*.lock")} - {"cache"}
     assert locks == {hash_name(str(n)) for n in (0, 3, 4)}, "no lock is left behind"
 
 
 def test_without_a_limit_nothing_goes(tmp_path):
-    cache = Cache(tmp_path, None)
+    kept_in = Cache(tmp_path, None)
     for number in range(10):
-        obtain(cache, number)
+        obtain(kept_in, number)
     assert kept(tmp_path) == list(range(10))
 
 
 def test_the_file_just_asked_for_stays_however_small_the_limit(tmp_path):
-    cache = Cache(tmp_path, 1)
+    kept_in = Cache(tmp_path, 1)
     for number in (0, 1, 0):
-        path = obtain(cache, number)
+        path = obtain(kept_in, number)
         Cache(tmp_path, 1).make_room()
         assert path.read_bytes() == content(number) and kept(tmp_path) == [number]
 
@@ -85,6 +88,20 @@ def test_what_is_left_of_interrupted_downloads_goes_too(tmp_path):
     assert not old.exists() and not work.exists() and kept(tmp_path) == [0, 1]
 
 
+def test_a_lock_on_a_file_that_is_gone_is_no_lock(tmp_path):
+    """Who waits while the file is removed ends up at the one that the next will find."""
+    first = cache._lock(tmp_path / "lock", fcntl.LOCK_EX)
+    got = []
+    waiting = threading.Thread(target=lambda: got.append(cache._lock(tmp_path / "lock", fcntl.LOCK_EX)))
+    waiting.start()
+    time.sleep(0.2)
+    (tmp_path / "lock").unlink()
+    first.close()
+    waiting.join(10)
+    with pytest.raises(BlockingIOError):
+        cache._lock(tmp_path / "lock", fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
 def _use(folder, number, ready, finish):
     obtain(Cache(folder, None), number)
     ready.set()
@@ -97,24 +114,24 @@ def test_what_another_process_uses_stays_until_it_is_done(tmp_path, how):
     job = FORK.Process(target=_use, args=(tmp_path, 0, ready, finish))
     job.start()
     assert ready.wait(20)
-    cache = Cache(tmp_path, 1.5 * SIZE)
+    kept_in = Cache(tmp_path, 1.5 * SIZE)
     for number in (1, 2, 3):
-        obtain(cache, number)
+        obtain(kept_in, number)
     assert kept(tmp_path) == [0, 3]
     if how == "is killed":
         os.kill(job.pid, signal.SIGKILL)
     else:
         finish.set()
     job.join()
-    obtain(cache, 4)
+    obtain(kept_in, 4)
     assert kept(tmp_path) == [4]
 
 
 def _work(folder, seed, numbers, steps):
-    cache, choice = Cache(folder, 4 * SIZE), random.Random(seed)
+    kept_in, choice = Cache(folder, 4 * SIZE), random.Random(seed)
     for _ in range(steps):
         number = choice.choice(numbers)
-        path = obtain(cache, number)
+        path = obtain(kept_in, number)
         time.sleep(0.001)
         assert path.read_bytes() == content(number)
 

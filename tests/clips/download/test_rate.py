@@ -31,6 +31,27 @@ def test_jobs_share_it(tmp_path):
     assert all(job.exitcode == 0 for job in jobs)
 
 
+def book(folder):
+    for _ in range(300):
+        Rate(folder, LIMIT).wait(4)
+
+
+def test_nobodys_turn_is_lost(tmp_path, monkeypatch):
+    """Without the waiting, all at once: the queue is as long as what was asked for."""
+    monkeypatch.setattr("vlfm.clips.download.rate.time.sleep", lambda seconds: None)
+    Rate(tmp_path, LIMIT).wait(4)
+    (file,) = tmp_path.iterdir()
+    began = time.time() + 30
+    file.write_bytes(struct.pack("<d", began))
+    jobs = [multiprocessing.get_context("fork").Process(target=book, args=(tmp_path,)) for _ in range(4)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    (end,) = struct.unpack("<d", file.read_bytes())
+    assert abs(end - began - 4 * 300 * 4 / LIMIT) < 1e-4
+
+
 def test_time_that_nobody_used_is_not_saved_up(tmp_path):
     take(tmp_path, 1000)
     time.sleep(0.3)
@@ -57,4 +78,10 @@ def test_a_download_keeps_to_it(server, find):
     server.files["/v.mp4"] = bytes(300_000)
     began = time.monotonic()
     find(f"{server.url}/v.mp4", timeout=0.2, rate=0.4)
-    assert 0.74 < time.monotonic() - began, "and is not taken for a slow server"
+    assert 0.74 < time.monotonic() - began
+
+
+def test_a_low_limit_is_not_taken_for_a_slow_server(server, find, waits):
+    server.files["/v.mp4"] = bytes(300)
+    assert find(f"{server.url}/v.mp4", timeout=0.25, rate=0.0005).read_bytes() == bytes(300)
+    assert waits == []

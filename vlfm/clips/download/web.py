@@ -97,7 +97,6 @@ class Answer:
         self._rate = rate
         self._mark, self._since_mark = time.monotonic(), 0
         length = re.fullmatch(r"\d{1,18}", response.headers.get("Content-Length", ""))
-        self._length = int(length[0]) if length else None
         part = re.fullmatch(
             r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", response.headers.get("Content-Range", "").strip()
         )
@@ -106,7 +105,7 @@ class Answer:
             self.total = int(part[2]) if part and part[2] != "*" else None
         else:
             self.start = 0
-            self.total = self._length
+            self.total = int(length[0]) if length else None
         validator = response.headers.get("ETag") or response.headers.get("Last-Modified")
         # A weak one says that two files mean the same, not that their bytes are the same.
         self.validator = None if validator and validator.startswith("W/") else validator
@@ -121,8 +120,6 @@ class Answer:
             data = self._response.raw.read1(min(most, self._rate.piece))
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise Again(f"the connection broke after {self.got} bytes: {_reason(error)}") from error
-        if not data and self._length is not None and self.got < self._length:
-            raise Again(f"{self.got} of {self._length} bytes came")
         self.got += len(data)
         self._since_mark += len(data)
         self._mark += self._rate.wait(len(data)) if data else 0.0  # our own waiting is not the server's

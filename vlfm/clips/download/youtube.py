@@ -134,7 +134,7 @@ def _try(source: str, command: list[str], work: Path, path: Path, downloads: Dow
     """Run yt-dlp in an empty folder, and take the one file that it leaves there."""
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
+    with tempfile.TemporaryFile(dir=work) as out, tempfile.TemporaryFile(dir=work) as errors:
         code = _run(command, work, out, errors, downloads)
         said, complaints = _lines(out), [line for line in _lines(errors) if line.startswith("ERROR:")]
     found = [file for file in work.iterdir() if file.is_file() and not file.name.endswith((".part", ".ytdl"))]

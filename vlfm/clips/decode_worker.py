@@ -273,7 +273,8 @@ def write_piece(
     for index, picture in enumerate(pictures):
         buffer = io.BytesIO()
         if image == "png":
-            Image.fromarray(picture).save(buffer, "PNG", compress_level=6)
+            # Level 6 takes four times as long, longer than decoding, and saves 5 to 15 %.
+            Image.fromarray(picture).save(buffer, "PNG", compress_level=1)
         else:
             Image.fromarray(picture).save(buffer, "JPEG", quality=95, subsampling=0)
         members[f"{index:03d}.{image}"] = buffer.getvalue()

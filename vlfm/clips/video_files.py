@@ -4,7 +4,9 @@ Time zero of a source is its first video frame, whatever offset the container gi
 agree.
 """
 
+import contextlib
 import ctypes
+import fcntl
 import os
 import re
 import signal
@@ -35,6 +37,7 @@ UNINDEXED = ("mpegts", "mpeg")
 LEAD = 12.0  # seconds between two key frames, at most: x264's are 10 s apart at 25 frames a second
 
 LARGEST = 1 << 26  # pixels of a picture, twice 8K: a few bytes can announce more than there is memory
+PIPE = 1 << 20  # bytes between ffmpeg and us: with the usual 64 KiB they wait for each other tens of times a frame
 NO_TIME = -(1 << 63)  # ffmpeg's number for a frame of which it does not know when it is shown
 
 DAMAGE = re.compile(
@@ -213,6 +216,8 @@ class FFmpegFrames:
                     pass_fds=[writing],
                     preexec_fn=die_with_parent,
                 )
+            with contextlib.suppress(AttributeError, OSError):  # another system than Linux, or too much in pipes already
+                fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, PIPE)
             try:
                 yield from self._read(lines, process.stdout, log)
             finally:

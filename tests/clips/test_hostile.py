@@ -7,6 +7,7 @@ reason that says what is wrong. Nothing hangs, and the process that runs the sta
 import csv
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,8 +19,10 @@ from PIL import Image
 from tests.conftest import ROOT
 from tests.data.hostile import BIKES, CASES, LENGTH, SOME, WIDTH_CASES, Case, Corpus, true_frames
 from vlfm.clips.shards import read_clips
+from vlfm.clips.split_videos import split_video
+from vlfm.errors import VLFMError
 from vlfm.storage.ledger import read_ledger
-from vlfm.storage.manifest import read_manifest
+from vlfm.storage.manifest import Clip, read_manifest, write_manifest
 
 # A process of its own: what it needs at most is then its own, and a crash does not take the tests with it.
 JOB = """
@@ -176,3 +179,31 @@ def test_the_whole_corpus(stage, decoder):
 def test_every_width_from_16_to_130(stage):
     """Rows of 3 · width bytes that are padded to 32 or 64: colours out of place, four of them a pixel."""
     stage(WIDTH_CASES, 1800)
+
+
+def test_split_leaves_out_what_is_no_video(corpus, settings, tmp_path, capsys):
+    """A folder with all sorts of things in it, one under a name that no text can hold."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name in ("base.mp4", "page.mp4", "sound.mp4", "list.mp4", "loop.mp4"):
+        (folder / name).symlink_to(corpus.path(name))
+    (folder / os.fsdecode(b"\xff\xfe.mp4")).symlink_to(corpus.path("base.mp4"))
+    os.mkfifo(folder / "fifo.mp4")
+    split_video([folder], tmp_path / "windows.csv", settings())
+    with open(tmp_path / "windows.csv", newline="", encoding="utf-8") as handle:
+        assert {row["source"] for row in csv.DictReader(handle)} == {str(folder / "base.mp4")}
+    told = capsys.readouterr().err
+    for words in (
+        "page.mp4 is not a video",
+        "sound.mp4 holds sound",
+        "list.mp4 is",
+        r"\xff\xfe.mp4': its name is not UTF-8",
+    ):
+        assert words in told
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/outside", "a/b", "", "a.b", "a\n"])
+def test_an_id_that_leads_out_of_the_folder_is_refused(tmp_path, name):
+    write_manifest(tmp_path / "m.parquet", [Clip(name, BIKES, 0.0, 0.5, "c", 2, 0, 96, 96)])
+    with pytest.raises(VLFMError, match="is no name for a file"):
+        read_manifest(tmp_path / "m.parquet")

@@ -27,8 +27,8 @@ from vlfm.errors import BadClip
 # Playlists name further files or hosts to read; a clip's source is one file.
 REFUSED = ("hls", "concat", "dash", "ffconcat", "sdp", "rtsp", "imf", "image2", "tty")
 
-# Where decord was measured to give ffmpeg's frames at ffmpeg's times. On MPEG program streams it gives others
-# without a word, transport streams it does not read, and ten-bit pictures it rounds differently.
+# Where decord was measured to give ffmpeg's frames at ffmpeg's times (benchmarks/decoders.py). On MPEG program streams
+# its times are others without a word, on transport streams its frames, and version 0.6.0 rounds ten bits differently.
 DECORD = ("mov", "mp4", "matroska", "webm")
 DECORD_PIXELS = re.compile(r"(yuvj?4(20|22|44)p|gray)\b")
 
@@ -216,7 +216,9 @@ class FFmpegFrames:
                     pass_fds=[writing],
                     preexec_fn=die_with_parent,
                 )
-            with contextlib.suppress(AttributeError, OSError):  # another system than Linux, or too much in pipes already
+            with contextlib.suppress(
+                AttributeError, OSError
+            ):  # another system than Linux, or too much in pipes already
                 fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, PIPE)
             try:
                 yield from self._read(lines, process.stdout, log)
@@ -319,9 +321,7 @@ class DecordFrames:
                 frame = self._video.next().asnumpy()
             except (Exception, StopIteration) as error:
                 raise Suspicious(f"decord stopped at {shown:.3f} s: {_first_line(error)}") from error
-            if (
-                frame.shape != self._shape
-            ):  # (…, 4) in version 0.6.0 where 3 · width rounded up to 64 bytes is 4 · width
+            if frame.shape != self._shape:  # (…, 4) where 3 · width, rounded up to 64 bytes, is 4 · width
                 raise Suspicious(f"decord gives pictures of {frame.shape}, not {self._shape}, at {shown:.3f} s")
             yield float(shown), frame
 

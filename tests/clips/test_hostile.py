@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
-from tests.data.hostile import BIKES, CASES, LENGTH, SOME, WIDTH_CASES, Case, Corpus, true_frames
+from tests.data.hostile import CASES, LENGTH, PHONE, SOME, WIDTH_CASES, Case, Corpus, true_frames
 from vlfm.clips.shards import read_clips
 from vlfm.clips.split_videos import split_video
 from vlfm.errors import VLFMError
@@ -149,8 +149,8 @@ def differences(clip, case: Case, shown: np.ndarray, frames: np.ndarray, aspect:
 
 def among(cases: list[Case]) -> list[Case]:
     """The cases with good clips before, between and after them."""
-    good = [Case(BIKES, start) for start in np.arange(0, 9, 0.52).round(2).tolist()]
-    every = max(2, len(cases) // (len(good) - 2))
+    good = [Case(PHONE, start) for start in np.arange(0, 3.5, 0.2).round(1).tolist()]
+    every = max(4, len(cases) // (len(good) - 2))
     mixed = []
     for index, case in enumerate(cases):
         if index % every == 0 and len(good) > 1:
@@ -204,6 +204,6 @@ def test_split_leaves_out_what_is_no_video(corpus, settings, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["../../outside", "/outside", "a/b", "", "a.b", "a\n"])
 def test_an_id_that_leads_out_of_the_folder_is_refused(tmp_path, name):
-    write_manifest(tmp_path / "m.parquet", [Clip(name, BIKES, 0.0, 0.5, "c", 2, 0, 96, 96)])
+    write_manifest(tmp_path / "m.parquet", [Clip(name, PHONE, 0.0, 0.5, "c", 2, 0, 96, 96)])
     with pytest.raises(VLFMError, match="is no name for a file"):
         read_manifest(tmp_path / "m.parquet")

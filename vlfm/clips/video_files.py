@@ -37,6 +37,7 @@ UNINDEXED = ("mpegts", "mpeg")
 LEAD = 12.0  # seconds between two key frames, at most: x264's are 10 s apart at 25 frames a second
 
 LARGEST = 1 << 26  # pixels of a picture, twice 8K: a few bytes can announce more than there is memory
+COMPLAINTS = 1000  # of a decoder about one file that are kept
 PIPE = 1 << 20  # bytes between ffmpeg and us: with the usual 64 KiB they wait for each other tens of times a frame
 NO_TIME = -(1 << 63)  # ffmpeg's number for a frame of which it does not know when it is shown
 
@@ -216,9 +217,8 @@ class FFmpegFrames:
                     pass_fds=[writing],
                     preexec_fn=die_with_parent,
                 )
-            with contextlib.suppress(
-                AttributeError, OSError
-            ):  # another system than Linux, or too much in pipes already
+            # Another system than Linux may not know it, and Linux may refuse it where there are many pipes.
+            with contextlib.suppress(AttributeError, OSError):
                 fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, PIPE)
             try:
                 yield from self._read(lines, process.stdout, log)
@@ -253,7 +253,7 @@ class FFmpegFrames:
             self._heard += len(data)
             *whole, self._rest = (self._rest + data).split(b"\n")
             for text in (line.decode(errors="replace") for line in whole):
-                if DAMAGE.search(text) and len(self.damaged) < 100:
+                if DAMAGE.search(text) and len(self.damaged) < COMPLAINTS:
                     self.damaged.append(said(text))
 
 
@@ -270,8 +270,9 @@ def damage(file: Path | str, media: Media, start: float, duration: float) -> str
             heard = len(frames.damaged) if heard is None else heard  # before the first frame it is about the seek
             if shown > start + duration:
                 break
+        later = frames.damaged[heard:] if len(frames.damaged) < COMPLAINTS else frames.damaged
         # What is said of the input ("in#0 …") may be about packets that are read far ahead.
-        return next((complaint for complaint in frames.damaged[heard:] if not complaint.startswith("in#")), None)
+        return next((complaint for complaint in later if not complaint.startswith("in#")), None)
     command = _command(
         file,
         # One thread: the more there are, the further they look ahead, at damage that is none of the window's.
@@ -303,7 +304,8 @@ class DecordFrames:
             import decord  # has no wheel for every platform
 
             decord.logging.set_level(decord.logging.ERROR)
-            self._video = decord.VideoReader(str(file), num_threads=1)
+            # The whole path: it takes what a name begins with ("concat:") for a protocol.
+            self._video = decord.VideoReader(str(Path(file).absolute()), num_threads=1)
             self.reported = len(self._video)
             times = self._video.get_frame_timestamp(range(self.reported))[:, 0].astype(np.float64)
         except Exception as error:

@@ -207,3 +207,15 @@ def test_an_id_that_leads_out_of_the_folder_is_refused(tmp_path, name):
     write_manifest(tmp_path / "m.parquet", [Clip(name, PHONE, 0.0, 0.5, "c", 2, 0, 96, 96)])
     with pytest.raises(VLFMError, match="is no name for a file"):
         read_manifest(tmp_path / "m.parquet")
+
+
+@pytest.mark.slow
+def test_a_far_window_of_a_transport_stream_is_found(make, decode):
+    """A seek in it ends between two key frames, ten seconds apart here: what comes first is seconds too late."""
+    options = ("-t", "76", "-vf", "scale=64:48", "-c:v", "libx264", "-g", "250", "-sc_threshold", "0")
+    path = make("far.ts", *options, before=["-stream_loop", "-1"])
+    clips, rows = decode(path, [1.2, 65.3])
+    assert [row.reason for row in rows] == ["", ""]
+    shown, frames, aspect = true_frames(path)
+    for start, clip in clips.items():
+        assert not differences(clip, Case("far.ts", start), shown, frames, aspect)

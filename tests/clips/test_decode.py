@@ -251,16 +251,17 @@ def test_far_clips_are_grouped_for_seeking():
     assert [[clip["start"] for clip in group] for group in groups] == [[0, 30, 59], [200, 210], [500]]
 
 
-@pytest.mark.parametrize("side", [48, 64, 72])
+@pytest.mark.parametrize("side", [48, 64, 72, 96])
 def test_colours_at_the_widths_that_decord_skews(decode, tmp_path, side):
-    """At 48 and 72 pixels decord 0.6.0 gives four colours a pixel, of bytes out of place."""
+    """At 48 pixels decord gives four colours a pixel, of bytes out of place; at which widths else, its version and the
+    processor decide."""
     frames = np.full((24, side, side, 3), (200, 50, 20), np.uint8)
     for number, frame in enumerate(frames):
         frame[number : number + 8, :8] = (20, 60, 220)
     write_mp4(tmp_path / "made.mp4", frames, 24, pixels="yuv444p")
     found, _ = decode(tmp_path / "made.mp4", [0.0], size=side)
     assert np.abs(found[0.0].frames.astype(int) - frames[:12]).mean() < 3
-    assert found[0.0].info["decoder"] == ("decord" if side == 64 else "ffmpeg")
+    assert side != 64 or found[0.0].info["decoder"] == "decord"
 
 
 def test_jpg_shards(decode, video):

@@ -153,11 +153,11 @@ def test_a_replaced_file_does_not_find_the_clips_of_the_old_one(clips, tmp_path,
 HANG = "import time; time.sleep(600)"
 HANG_IN_DECORD = """
 import io, json, sys, time
-text = sys.stdin.read()
-if json.loads(text)["decoder"] == "decord":
+order = sys.stdin.readline()
+if json.load(open(order.strip()))["decoder"] == "decord":
     print("{}", flush=True)
     time.sleep(600)
-sys.stdin = io.StringIO(text)
+sys.stdin = io.StringIO(order)
 from vlfm.clips.decode_worker import main
 main()
 """

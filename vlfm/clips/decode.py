@@ -23,7 +23,7 @@ from vlfm.storage.ledger import LedgerRow, check_share_of_bad, write_ledger
 from vlfm.storage.manifest import Clip, read_manifest, shard_digest
 from vlfm.storage.tar import read_tar, write_tar
 
-VERSION = 1  # of the frames this module makes; raise it when the same settings give others
+VERSION = 2  # of the frames this module makes; raise it when the same settings give others
 
 
 def decode_shard(clips: config.Clips, manifest: Path, shard: int, output: Path, ledger: Path, sources: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -43,6 +44,11 @@ def split_video(paths: Iterable[Path | str], output_csv: Path, clips: config.Cli
     writer.writerow(REQUIRED)
     count, reasons = 0, []
     for video in progress(list(dict.fromkeys(video.absolute() for video in videos)), what="split", unit="video"):
+        try:
+            os.fsencode(video).decode()
+        except UnicodeDecodeError:
+            reasons.append(f"{os.fsencode(video)!r}: its name is not UTF-8, which a CSV is written in; rename it")
+            continue
         try:
             windows = cutter.windows(str(video), None, None)
         except BadClip as error:

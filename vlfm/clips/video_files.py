@@ -4,16 +4,19 @@ Time zero of a source is its first video frame, whatever offset the container gi
 agree.
 """
 
+import contextlib
 import ctypes
-import queue
+import fcntl
+import os
 import re
 import signal
 import subprocess
 import sys
-import threading
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import ffmpeg
 import imageio_ffmpeg
@@ -24,10 +27,19 @@ from vlfm.errors import BadClip
 # Playlists name further files or hosts to read; a clip's source is one file.
 REFUSED = ("hls", "concat", "dash", "ffconcat", "sdp", "rtsp", "imf", "image2", "tty")
 
-# Where decord was measured to give ffmpeg's frames at ffmpeg's times. On MPEG program streams it gives others
-# without a word, transport streams it does not read, and ten-bit pictures it rounds differently.
+# Where decord was measured to give ffmpeg's frames at ffmpeg's times (benchmarks/decoders.py). On MPEG program streams
+# its times are others without a word, on transport streams its frames, and version 0.6.0 rounds ten bits differently.
 DECORD = ("mov", "mp4", "matroska", "webm")
 DECORD_PIXELS = re.compile(r"(yuvj?4(20|22|44)p|gray)\b")
+
+# Without an index, which knows the key frames: a seek ends between two of them, and nothing comes before the next.
+UNINDEXED = ("mpegts", "mpeg")
+LEAD = 12.0  # seconds between two key frames, at most: x264's are 10 s apart at 25 frames a second
+
+LARGEST = 1 << 26  # pixels of a picture, twice 8K: a few bytes can announce more than there is memory
+COMPLAINTS = 1000  # of a decoder about one file that are kept
+PIPE = 1 << 20  # bytes between ffmpeg and us: with the usual 64 KiB they wait for each other tens of times a frame
+NO_TIME = -(1 << 63)  # ffmpeg's number for a frame of which it does not know when it is shown
 
 DAMAGE = re.compile(
     r"error while decoding|corrupt decoded frame|concealing \d+|Invalid NAL unit|Error submitting packet|"
@@ -60,8 +72,9 @@ class Media:
         zero: the container's time of the first frame, seconds.
         offset: seconds from the container's start to the first frame (sound may begin before it).
         aspect: width of a pixel over its height.
+        lead: seconds by which a seek has to go too far back, to find a key frame.
         plain: whether decord can be relied on for such a file.
-        width, height: of the stored frames in pixels.
+        width, height: of the frames in pixels, turned upright.
     """
 
     duration: float | None
@@ -70,6 +83,7 @@ class Media:
     zero: float
     offset: float
     aspect: float
+    lead: float
     plain: bool
     width: int
     height: int
@@ -77,7 +91,7 @@ class Media:
 
 def _command(file: Path | str, before: dict, output: str, after: dict, *flags: str) -> list[str]:
     """An ffmpeg argument list; the protocols are the ones that cannot reach the network."""
-    stream = ffmpeg.input(f"file:{file}", protocol_whitelist="file,pipe", **before)
+    stream = ffmpeg.input(f"file:{file}", protocol_whitelist="file,pipe", max_pixels=LARGEST, **before)
     stream = stream.output(output, map="0:V:0", **after)
     stream = stream.global_args("-hide_banner", "-nostdin", "-nostats", *flags)
     return ffmpeg.compile(stream, cmd=imageio_ffmpeg.get_ffmpeg_exe())
@@ -89,62 +103,74 @@ def probe(file: Path | str, timeout: float) -> Media:
     Raises:
         BadClip: not a readable video; the message says what is in the file.
     """
-    command = _command(file, {}, "-", {"vf": "showinfo=checksum=0", "frames:v": 1, "f": "null"}, "-copyts")
+    first = {"c:v": "rawvideo", "frames:v": 1, "fps_mode": "passthrough", "enc_time_base": "demux", "f": "framecrc"}
+    command = _command(file, {}, "-", first, "-copyts")
     try:
         done = subprocess.run(command, capture_output=True, timeout=timeout, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
         raise BadClip(f"{file} gave no frame in {timeout:g} s (clips.timeout); replace the file") from None
-    text = done.stderr.decode(errors="replace")
-    kind = re.search(r"Input #0, (\S+), from", text)
+    # What a file is called, and what is written in it (indented), may look like ffmpeg's own lines.
+    text = os.fsdecode(done.stderr).replace(str(file), "")
+    header = re.split("^Stream mapping:", text, maxsplit=1, flags=re.M)[0]
+    kind = re.search(r"^Input #0, (\S+), from", header, re.M)
     if kind and set(kind[1].split(",")) & set(REFUSED):
         raise BadClip(f"{file} is a list of other files or pictures ({kind[1]}), not a video file")
-    header = text.partition("Stream mapping:")[0]
-    stream = re.search(r"Stream #0:\d+.*: Video: (?!.*\(attached pic\)).*", header)
+    if kind and kind[1].endswith("_pipe"):
+        raise BadClip(f"{file} is a picture ({kind[1].removesuffix('_pipe')}), not a video file")
+    videos = re.findall(r"^ *Stream #0:\d+.*: Video: (.*)", header, re.M)
+    stream = next((video for video in videos if "(attached pic)" not in video), None)
     if stream is None:
-        if kind and ": Audio:" in header:
+        if kind and re.search(r"^ *Stream #0:\d+.*: Audio:", header, re.M):
             raise BadClip(f"{file} holds sound but no video; give a video file")
-        if kind and "Stream #0:" not in header:
+        if kind and not re.search("^ *Stream #0:", header, re.M):
             raise BadClip(f"{file} holds no video (an empty {kind[1].split(',')[0]} file); give a video file")
         trouble = [line for line in text.splitlines() if re.search("[Ee]rror|[Ii]nvalid|not found", line)]
         reason = said((trouble or [text.strip()])[0])
         raise BadClip(f"{file} is not a video that ffmpeg can open ({reason}); replace the file")
-    frame = re.search(r"n:\s*0 pts:\s*(-?\d+|NOPTS) .* sar:(\d+)/(\d+) s:(\d+)x(\d+)", text)
-    base = re.search(r"config in time_base: (\d+)/(\d+)", text)
-    if frame is None or base is None:
+    found = re.fullmatch(
+        r"(?s).*#tb 0: (\d+)/(\d+)\n.*#dimensions 0: (\d+)x(\d+)\n#sar 0: (\d+)/(\d+)\n0, *-?\d+, *(-?\d+),.*",
+        done.stdout.decode(),
+    )
+    if found is None:
         trouble = next((line for line in text.splitlines() if DAMAGE.search(line)), "no frame came out")
         raise BadClip(f"{file}: not one frame can be decoded ({said(trouble)}); replace the file")
-    if frame[1] == "NOPTS":
+    one, ticks, width, height, across, down, shown = map(int, found.groups())
+    if shown == NO_TIME:
         raise BadClip(f"{file} has no timestamps; put it in a container that has them (ffmpeg -i … out.mp4)")
-    zero = int(frame[1]) * int(base[1]) / int(base[2])
-    begin = re.search(r"Duration: .* start: (-?[\d.]+)", header)
-    length = re.search(r"Duration: (\d+):(\d+):([\d.]+)", text)
-    fps = re.search(r"([\d.]+)(k?) fps", stream[0])
-    ticks = int(base[2]) if int(base[1]) == 1 else None
+    zero = shown * one / ticks
+    begin = re.search(r"^  Duration: .* start: (-?[\d.]+)", header, re.M)
+    length = re.search(r"^  Duration: (\d+):(\d+):([\d.]+)", header, re.M)
+    fps = re.search(r"([\d.]+)(k?) fps", stream)
     return Media(
         duration=int(length[1]) * 3600 + int(length[2]) * 60 + float(length[3]) if length else None,
         fps=float(fps[1]) * (1000 if fps[2] else 1) if fps else None,
-        ticks=ticks,
+        ticks=ticks if one == 1 else None,
         zero=zero,
         offset=zero - float(begin[1]) if begin else 0.0,
-        aspect=int(frame[2]) / int(frame[3]) if int(frame[2]) and int(frame[3]) else 1.0,
+        aspect=across / down if across and down else 1.0,
+        lead=LEAD if kind[1] in UNINDEXED else 0.0,
         plain=(
             bool(set(kind[1].split(",")) & set(DECORD))
-            and DECORD_PIXELS.search(stream[0]) is not None
+            and DECORD_PIXELS.search(stream) is not None
+            and len(videos) == 1  # decord chooses another of several than ffmpeg does
             and "displaymatrix" not in header.lower().replace(" ", "")
         ),
-        width=int(frame[4]),
-        height=int(frame[5]),
+        width=width,
+        height=height,
     )
 
 
 class FFmpegFrames:
     """The frames of a file through an ffmpeg process, one at a time: `for shown, array in frames`.
 
+    Every frame has the size that `probe` found. Where a stream changes its size, ffmpeg scales the pictures of the same
+    shape; those of another shape are no frames and left out.
+
     Args:
         file: the source.
         media: what `probe` says about it.
         since: seconds; frames before it need not come. Below a second everything is decoded from the start.
-        width: scale down to this width (for shot detection), or None for the picture as it is.
+        width: scale down to this width, whatever the shape (for shot detection), or None for the picture as it is.
 
     Yields:
         seconds since the first frame of the source, and the frame, uint8 (height, width, 3), turned upright.
@@ -152,63 +178,83 @@ class FFmpegFrames:
     Attributes:
         damaged: messages of the decoder about frames up to the last one yielded, and perhaps a few later
         ones.
+        reshaped: seconds since the first frame at which a picture of another shape came, or None.
     """
 
     def __init__(self, file: Path | str, media: Media, since: float = 0.0, width: int | None = None) -> None:
         self.damaged: list[str] = []
-        self._media = media
-        before = {"ss": f"{since + media.offset:.6f}"} if since >= 1 else {}
-        scale = f"scale={width}:-2:flags=area," if width and width < media.width else ""
-        self._command = _command(
-            file,
-            before,
-            "pipe:1",
-            {"vf": f"{scale}format=rgb24,showinfo=checksum=0", "fps_mode": "passthrough", "f": "rawvideo"},
-            "-copyts",
-        )
+        self.reshaped: float | None = None
+        self._heard, self._rest = 0, b""
+        self._file, self._media = file, media
+        since -= media.lead
+        self._before = {"ss": f"{since + media.offset:.6f}"} if since >= 1 else {}
+        self._height, self._width, how = media.height, media.width, "force_original_aspect_ratio=decrease"
+        if width and width < media.width:
+            self._height = max(2, 2 * round(width * media.height / media.width / 2))
+            self._width, how = width, "flags=area"
+        self._scale = f"scale={self._width}:{self._height}:{how}"
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
-        process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            preexec_fn=die_with_parent,
-        )
-        shown: queue.Queue = queue.Queue()
-        reader = threading.Thread(target=self._read_log, args=(process.stderr, shown), daemon=True)
-        reader.start()
-        last = -np.inf
-        try:
-            # showinfo speaks before its frame is written, and the decoder speaks before showinfo.
-            while (item := shown.get()) is not None:
-                moment, width, height = item
-                data = process.stdout.read(width * height * 3)
-                if len(data) < width * height * 3:
-                    break
-                if moment is None or moment <= last:  # broken timestamps: such a frame has no place in time
-                    continue
-                last = moment
-                yield moment, np.frombuffer(data, np.uint8).reshape(height, width, 3)
-        finally:
-            process.kill()
-            process.stdout.close()
-            process.wait()
-            reader.join()
-            process.stderr.close()
+        reading, writing = os.pipe()
+        after = {
+            "vf": f"{self._scale},format=rgb24",
+            "fps_mode": "passthrough",
+            "enc_time_base": "demux",
+            "noautoscale": None,
+            # When each frame is shown, and how many bytes it has: the line comes before the frame.
+            "stats_enc_post": f"pipe:{writing}",
+            "stats_enc_post_fmt": "{pts} {tb} {size}",
+            "f": "rawvideo",
+        }
+        command = _command(self._file, self._before, "pipe:1", after, "-copyts")
+        with open(reading) as lines, tempfile.TemporaryFile() as log:
+            with open(writing, "w"):
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    pass_fds=[writing],
+                    preexec_fn=die_with_parent,
+                )
+            # Another system than Linux may not know it, and Linux may refuse it where there are many pipes.
+            with contextlib.suppress(AttributeError, OSError):
+                fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, PIPE)
+            try:
+                yield from self._read(lines, process.stdout, log)
+            finally:
+                process.kill()
+                process.stdout.close()
+                process.wait()
 
-    def _read_log(self, log, shown: queue.Queue) -> None:
-        base = (0, 1)
-        for line in log:
-            text = line.decode(errors="replace")
-            if match := re.search(r"showinfo.* n:\s*\d+ pts:\s*(-?\d+|NOPTS) .* s:(\d+)x(\d+)", text):
-                moment = None if match[1] == "NOPTS" else int(match[1]) * base[0] / base[1] - self._media.zero
-                shown.put((moment, int(match[2]), int(match[3])))
-            elif match := re.search(r"showinfo.* config in time_base: (\d+)/(\d+)", text):
-                base = (int(match[1]), int(match[2]))
-            elif DAMAGE.search(text) and len(self.damaged) < 100:
-                self.damaged.append(said(text))
-        shown.put(None)
+    def _read(self, lines: IO[str], pictures: IO[bytes], log: IO[bytes]) -> Iterator[tuple[float, np.ndarray]]:
+        last, size = -np.inf, self._height * self._width * 3
+        for line in lines:
+            pts, base, length = line.split()
+            data = pictures.read(int(length))
+            if len(data) < int(length):
+                break
+            self._listen(log)
+            one, ticks = map(int, base.split("/"))
+            moment = int(pts) * one / ticks - self._media.zero
+            if int(pts) == NO_TIME or moment <= last:  # broken timestamps: such a frame has no place in time
+                continue
+            if len(data) != size:
+                self.reshaped = moment if self.reshaped is None else self.reshaped
+                continue
+            last = moment
+            yield moment, np.frombuffer(data, np.uint8).reshape(self._height, self._width, 3)
+        self._listen(log)
+
+    def _listen(self, log: IO[bytes]) -> None:
+        """Take in what the decoder has said by now: it speaks before the frame comes that it speaks of."""
+        # A file, not a pipe: nobody has to read it at the same time, and its place is shared with the child.
+        while data := os.pread(log.fileno(), 1 << 16, self._heard):
+            self._heard += len(data)
+            *whole, self._rest = (self._rest + data).split(b"\n")
+            for text in (line.decode(errors="replace") for line in whole):
+                if DAMAGE.search(text) and len(self.damaged) < COMPLAINTS:
+                    self.damaged.append(said(text))
 
 
 def damage(file: Path | str, media: Media, start: float, duration: float) -> str | None:
@@ -218,9 +264,19 @@ def damage(file: Path | str, media: Media, start: float, duration: float) -> str
     Args:
         start, duration: seconds in the source.
     """
+    if media.lead:
+        frames, heard = FFmpegFrames(file, media, start), None
+        for shown, _ in frames:
+            heard = len(frames.damaged) if heard is None else heard  # before the first frame it is about the seek
+            if shown > start + duration:
+                break
+        later = frames.damaged[heard:] if len(frames.damaged) < COMPLAINTS else frames.damaged
+        # What is said of the input ("in#0 …") may be about packets that are read far ahead.
+        return next((complaint for complaint in later if not complaint.startswith("in#")), None)
     command = _command(
         file,
-        {"ss": f"{max(0.0, start + media.offset):.6f}"},
+        # One thread: the more there are, the further they look ahead, at damage that is none of the window's.
+        {"ss": f"{max(0.0, start + media.offset):.6f}", "threads": 1},
         "-",
         {"t": f"{duration:.6f}", "f": "null"},
         "-v",
@@ -248,13 +304,15 @@ class DecordFrames:
             import decord  # has no wheel for every platform
 
             decord.logging.set_level(decord.logging.ERROR)
-            self._video = decord.VideoReader(str(file), num_threads=1)
+            # The whole path: it takes what a name begins with ("concat:") for a protocol.
+            self._video = decord.VideoReader(str(Path(file).absolute()), num_threads=1)
             self.reported = len(self._video)
             times = self._video.get_frame_timestamp(range(self.reported))[:, 0].astype(np.float64)
         except Exception as error:
             raise Suspicious(f"decord cannot open it: {_first_line(error)}") from error
         if media.ticks is not None and media.ticks <= 100_000:
             times = np.round(times * media.ticks) / media.ticks  # decord keeps them in float32
+        self._shape = (media.height, media.width, 3)
         self._shown = times - times[0]
         if np.any(np.diff(self._shown) <= 0):
             raise Suspicious("decord's timestamps do not increase")
@@ -265,8 +323,8 @@ class DecordFrames:
                 frame = self._video.next().asnumpy()
             except (Exception, StopIteration) as error:
                 raise Suspicious(f"decord stopped at {shown:.3f} s: {_first_line(error)}") from error
-            if frame.shape[-1] != 3:  # version 0.6.0, where 3 · width rounded up to 64 bytes is 4 · width: 48, 72, …
-                raise Suspicious(f"decord gives pictures of {frame.shape[-1]} colours at width {frame.shape[1]}")
+            if frame.shape != self._shape:  # (…, 4) where 3 · width, rounded up to 64 bytes, is 4 · width
+                raise Suspicious(f"decord gives pictures of {frame.shape}, not {self._shape}, at {shown:.3f} s")
             yield float(shown), frame
 
 

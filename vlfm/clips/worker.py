@@ -1,5 +1,11 @@
-"""A child process that can be killed: decoders hang, and hold the interpreter while they do."""
+"""A child process that can be killed: decoders hang, and hold the interpreter while they do.
 
+A child that did its task is kept for the next one, since it takes longer to start than to decode a short video. One in
+which a decoder failed is not: nobody knows what it left behind.
+"""
+
+import atexit
+import contextlib
 import json
 import os
 import queue
@@ -28,50 +34,100 @@ def run(task: Mapping[str, Any], timeout: float) -> Iterator[dict[str, Any]]:
     Raises:
         Died: if it did not come to its end.
     """
-    with tempfile.TemporaryFile() as order, tempfile.TemporaryFile() as errors:
-        order.write(json.dumps(task).encode())
-        order.seek(0)
-        process = subprocess.Popen(
+    child, sound = _child(), False
+    try:
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as order:
+            json.dump(dict(task), order)
+            order.flush()
+            failed = False
+            for report in child.reports(order.name, timeout):
+                failed = failed or "failed" in report
+                yield report
+        sound = not failed
+    finally:
+        if sound:
+            _idle.append(child)
+        else:
+            child.kill()
+
+
+class _Child:
+    """One process, which is told the names of files with tasks in them."""
+
+    def __init__(self) -> None:
+        self.command = COMMAND
+        self._errors = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
             COMMAND,
-            stdin=order,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=errors,
+            stderr=self._errors,
             start_new_session=True,
             env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
-        lines: queue.Queue = queue.Queue()
-        threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
+        self._lines: queue.Queue = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        with self._process.stdout as stream:
+            for line in stream:
+                self._lines.put(line)
+        self._lines.put(None)
+
+    @property
+    def lives(self) -> bool:
+        return self._process.poll() is None
+
+    def reports(self, order: str, timeout: float) -> Iterator[dict[str, Any]]:
+        """What it reports about one task, up to its end."""
+        said_before = os.fstat(self._errors.fileno()).st_size
+        with contextlib.suppress(BrokenPipeError):  # it is dead, which the lines will tell
+            self._process.stdin.write(f"{order}\n".encode())
+            self._process.stdin.flush()
+        while True:
+            try:
+                line = self._lines.get(timeout=timeout)
+            except queue.Empty:
+                raise Died(f"no frame in {timeout:g} s (clips.timeout)") from None
+            if line is None:
+                break
+            report = json.loads(line)
+            if report.get("end"):
+                return
+            if report:
+                yield report
         try:
-            while True:
-                try:
-                    line = lines.get(timeout=timeout)
-                except queue.Empty:
-                    raise Died(f"no frame in {timeout:g} s (clips.timeout)") from None
-                if line is None:
-                    break
-                report = json.loads(line)
-                if report.get("end"):
-                    return
-                if report:
-                    yield report
-            try:
-                code = process.wait(timeout=timeout)
-            except subprocess.TimeoutExpired:
-                raise Died(f"it did not end in {timeout:g} s (clips.timeout)") from None
-            errors.seek(max(0, errors.seek(0, os.SEEK_END) - 2000))
-            said = errors.read().decode(errors="replace").strip().splitlines()[-1:]
-            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-            raise Died(f"the decoding process ended early ({how}{''.join(f': {line[:300]}' for line in said)})")
-        finally:
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-            process.wait()
+            code = self._process.wait(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            raise Died(f"it did not end in {timeout:g} s (clips.timeout)") from None
+        said = os.pread(self._errors.fileno(), 1 << 20, said_before).decode(errors="replace").strip().splitlines()[-1:]
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        raise Died(f"the decoding process ended early ({how}{''.join(f': {line[:300]}' for line in said)})")
+
+    def kill(self) -> None:
+        """With every process it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._errors.close()
 
 
-def _read(stream, lines: queue.Queue) -> None:
-    with stream:
-        for line in stream:
-            lines.put(line)
-    lines.put(None)
+_idle: list[_Child] = []
+
+
+def _child() -> _Child:
+    """One that waits for a task, or a new one."""
+    while _idle:
+        child = _idle.pop()
+        if child.lives and child.command == COMMAND:
+            return child
+        child.kill()
+    return _Child()
+
+
+@atexit.register
+def _dismiss() -> None:
+    while _idle:
+        _idle.pop().kill()

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -106,7 +107,7 @@ def read_manifest(path: Path | str, shard: int | None = None) -> list[Clip]:
     Of one shard only its row group is read. A manifest from before there were data sets has none of their columns.
 
     Raises:
-        VLFMError: if the shard is not in the plan, or another version wrote it.
+        VLFMError: if the shard is not in the plan, another version wrote it, or an id would lead out of a folder.
     """
     import pyarrow.parquet as pq
 
@@ -115,6 +116,12 @@ def read_manifest(path: Path | str, shard: int | None = None) -> list[Clip]:
         clips = [Clip(**row) for row in pq.read_table(path, filters=filters).to_pylist()]
     except TypeError as error:
         raise VLFMError(f"{path} was written by another version ({error}); run `vlfm index` again") from None
+    for clip in clips:
+        if not re.fullmatch(r"[\w-]+", clip.clip_id, re.ASCII):
+            raise VLFMError(
+                f"{path}: the clip id {clip.clip_id!r} is no name for a file (letters, digits, _ and - only); the plan "
+                "was not written by this pipeline, run `vlfm index`"
+            )
     if shard is not None and not clips:
         raise VLFMError(f"shard {shard} is not in the plan {path}")
     return clips

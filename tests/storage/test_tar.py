@@ -3,7 +3,6 @@
 import tarfile
 
 import pytest
-import webdataset
 
 from vlfm.errors import VLFMError
 from vlfm.storage.tar import read_tar, write_tar
@@ -16,16 +15,6 @@ def test_tar_round_trip_and_same_bytes(tmp_path):
         assert write_tar(tmp_path / name, samples) == 2
     assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
     assert list(read_tar(tmp_path / "x")) == samples
-
-
-def test_a_tar_is_what_webdataset_writes(tmp_path):
-    samples = [{"__key__": f"{index:016x}", "txt": b"1", "000.png": bytes(1000 * index)} for index in range(20)]
-    write_tar(tmp_path / "ours.tar", samples)
-    options = {"mtime": 0, "user": "vlfm", "group": "vlfm", "mode": 0o644}
-    with webdataset.TarWriter(str(tmp_path / "theirs.tar"), encoder=False, **options) as writer:
-        for sample in samples:
-            writer.write(sample)
-    assert (tmp_path / "ours.tar").read_bytes() == (tmp_path / "theirs.tar").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["aa.pkl", "aa.pickle", "aa.pyd", "aa.pth", "aa"])

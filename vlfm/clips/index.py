@@ -9,6 +9,7 @@ import json
 import sys
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -288,11 +289,11 @@ def _write_plan(settings: config.Clips, found: _Found, spool: Spool, manifest: P
     # The record first: a crash in between leaves a plan that the next run repeats, never one it contradicts.
     write_plan(record, plan)
     about = {}
-    with open_manifest(manifest) as write:
+    with open_manifest(manifest) as write, ThreadPoolExecutor(1) as beside:
         for first, last in _groups(plan.shards):
             numbers, mine = plan.shards[first:last], places[first:last]
             table = spool.take(mine)
-            write(_with_shards(table, numbers))
+            writing = beside.submit(write, _with_shards(table, numbers))
             rows = [table[name].to_pylist() for name in ("clip_id", "source", "start", "end", "caption")]
             listed = list(map(list, zip(*rows, strict=True)))
             for begin, end in _shards(numbers):
@@ -305,6 +306,7 @@ def _write_plan(settings: config.Clips, found: _Found, spool: Spool, manifest: P
                     "width": width,
                     "split": split,
                 }
+            writing.result()
     write_json(shards, about)
 
 

@@ -26,7 +26,7 @@ from training import ROOT
 
 from vlfm import config as configs
 from vlfm.clips.decode import decode_shard
-from vlfm.clips.index import build_index
+from vlfm.clips.index.build import build_index
 from vlfm.clips.moving_digits.videos import make_digits
 from vlfm.clips.shards import read_clips
 from vlfm.decoders.patch_autoencoder import PatchAutoencoder

@@ -31,7 +31,7 @@ import torch
 from machine import machine
 
 from vlfm import config as configs
-from vlfm.clips.index import build_index
+from vlfm.clips.index.build import build_index
 from vlfm.clips.locate import find
 from vlfm.clips.shards import read_clips
 from vlfm.progress import Stopwatch

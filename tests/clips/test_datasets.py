@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from tests.data import published
 from vlfm import config
-from vlfm.clips import json_files, pseudo_ids, tfrecord
-from vlfm.clips.archives import Archives, list_members
-from vlfm.clips.choice import Choice
 from vlfm.clips.datasets import caption_column, data_set, index_files, names
 from vlfm.clips.datasets.openvid import HOME
 from vlfm.clips.datasets.ucf101 import words
-from vlfm.clips.found_videos import Videos
-from vlfm.clips.index import build_index
-from vlfm.clips.rows import Bad, Request, Row, clock
+from vlfm.clips.index.build import build_index
+from vlfm.clips.index.choice import Choice
+from vlfm.clips.index_files import json_files, pseudo_ids, tfrecord
+from vlfm.clips.index_files.archives import Archives, list_members
+from vlfm.clips.index_files.rows import Bad, Request, Row, clock
+from vlfm.clips.index_files.videos import Videos
 from vlfm.errors import BadClip, VLFMError
 from vlfm.storage.files import read_json
 from vlfm.storage.ledger import read_ledger

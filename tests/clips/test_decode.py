@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from vlfm.clips import video_files
 from vlfm.clips.decode import decode_shard
 from vlfm.clips.decode_worker import crop, passes
-from vlfm.clips.index import build_index
+from vlfm.clips.index.build import build_index
 from vlfm.clips.shards import read_clips, read_ids
 from vlfm.errors import VLFMError
 from vlfm.storage.files import read_json

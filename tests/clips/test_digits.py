@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlfm.clips.decode import decode_shard
-from vlfm.clips.index import build_index
+from vlfm.clips.index.build import build_index
 from vlfm.clips.moving_digits import videos
 from vlfm.clips.moving_digits.choice import choose_captions, choose_combinations, choose_handwriting, choose_takes
 from vlfm.clips.moving_digits.drawing import GROUND, SIDE, draw_frames, draw_ways, extent, handwriting, longest

@@ -18,8 +18,8 @@ from PIL import Image
 
 from tests.conftest import ROOT
 from tests.data.hostile import CASES, LENGTH, PHONE, SOME, WIDTH_CASES, Case, Corpus, true_frames
+from vlfm.clips.index.split_videos import split_video
 from vlfm.clips.shards import read_clips
-from vlfm.clips.split_videos import split_video
 from vlfm.errors import VLFMError
 from vlfm.storage.ledger import read_ledger
 from vlfm.storage.manifest import Clip, read_manifest, write_manifest
@@ -30,7 +30,7 @@ import json, re, sys
 from pathlib import Path
 from vlfm import config
 from vlfm.clips.decode import decode_shard
-from vlfm.clips.index import build_index
+from vlfm.clips.index.build import build_index
 from vlfm.storage.files import read_json
 from vlfm.storage.ledger import write_ledger
 from vlfm.storage.manifest import Clip, read_manifest, write_manifest

@@ -12,10 +12,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from vlfm.clips.datasets.csv import read_rows
-from vlfm.clips.index import build_index
-from vlfm.clips.plan import Plan, deal, read_plan, write_plan
-from vlfm.clips.split_videos import split_video
-from vlfm.clips.spool import Spool
+from vlfm.clips.index.build import build_index
+from vlfm.clips.index.plan import Plan, deal, read_plan, write_plan
+from vlfm.clips.index.split_videos import split_video
+from vlfm.clips.index.spool import Spool
 from vlfm.errors import VLFMError
 from vlfm.storage.files import read_json, write_json
 from vlfm.storage.ledger import read_ledger
@@ -421,7 +421,7 @@ def test_of_many_reasons_the_first_are_told(index, capsys):
 
 
 def test_after_many_sources_the_others_are_only_looked_for(index, monkeypatch, tmp_path, video):
-    monkeypatch.setattr("vlfm.clips.cutting.OPENED", 1)
+    monkeypatch.setattr("vlfm.clips.index.cutting.OPENED", 1)
     (tmp_path / "data").mkdir()
     shutil.copy(video("bikes"), tmp_path / "data" / "first.mp4")
     (tmp_path / "data" / "second.mp4").write_text("no video")
@@ -435,7 +435,7 @@ def test_a_shard_is_read_without_the_others(index, tmp_path, monkeypatch):
     """A row group holds whole shards, and no shard lies in two."""
     import pyarrow.parquet as pq
 
-    monkeypatch.setattr("vlfm.clips.index.GROUP", 4)
+    monkeypatch.setattr("vlfm.clips.index.build.GROUP", 4)
     windows = [(start / 2, start / 2 + 0.5) for start in range(19)]
     plan, _, _ = index(rows(*windows), shard_size=3)
     file = pq.ParquetFile(tmp_path / "results" / "manifest.parquet")
@@ -514,7 +514,7 @@ def test_a_plan_is_read_as_it_was_kept(tmp_path_factory, clips):
 @given(st.lists(st.integers(0, 29), unique=True, min_size=1), st.integers(1, 9))
 def test_the_spool_gives_back_what_was_added_in_any_order(tmp_path_factory, places, batch):
     folder = tmp_path_factory.mktemp("spool")
-    with mock.patch("vlfm.clips.spool.BATCH", batch), Spool(folder) as spool:
+    with mock.patch("vlfm.clips.index.spool.BATCH", batch), Spool(folder) as spool:
         for number in range(30):
             spool.add((f"{number:016x}", "s", 0.0, 0.5, f"c{number}", number, 0, 96, 96, "train", "", "", ""))
         spool.close()

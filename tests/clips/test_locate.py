@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vlfm.clips.index import build_index
+from vlfm.clips.index.build import build_index
 from vlfm.clips.locate import is_file, is_remote, name_source, package_file
 from vlfm.errors import BadClip
 from vlfm.storage.ledger import read_ledger

@@ -11,7 +11,7 @@ import pytest
 
 from vlfm import config
 from vlfm.clips.decode import decode_shard
-from vlfm.clips.index import build_index
+from vlfm.clips.index.build import build_index
 from vlfm.clips.locate import package_file
 from vlfm.clips.shards import read_clips
 from vlfm.errors import VLFMError

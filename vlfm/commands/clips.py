@@ -56,7 +56,7 @@ def _make_digits(arguments):
 
 
 def _index(arguments):
-    from vlfm.clips.index import build_index
+    from vlfm.clips.index.build import build_index
 
     config = read_config(arguments)
     build_index(config.clips, arguments.manifest, arguments.ledger, arguments.plan)
@@ -88,6 +88,6 @@ def _decode(arguments):
 
 
 def _split(arguments):
-    from vlfm.clips.split_videos import split_video
+    from vlfm.clips.index.split_videos import split_video
 
     split_video(arguments.videos, arguments.output, read_config(arguments).clips)

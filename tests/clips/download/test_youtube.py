@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import ffmpeg
 from vlfm.clips.download import youtube
-from vlfm.clips.index import build_index
+from vlfm.clips.index.build import build_index
 from vlfm.clips.video_files import FFmpegFrames, probe
 from vlfm.errors import BadClip, VLFMError
 from vlfm.storage.manifest import read_manifest

@@ -14,7 +14,7 @@ import pytest
 
 from vlfm.clips import locate
 from vlfm.clips.download import zips
-from vlfm.clips.index import build_index
+from vlfm.clips.index.build import build_index
 from vlfm.errors import BadClip
 from vlfm.storage.manifest import read_manifest
 

@@ -6,9 +6,9 @@ Terms: whatever the column `licence` says. Further columns are kept in the manif
 from collections.abc import Iterator
 from pathlib import Path
 
-from vlfm.clips.csv_files import read_csv
+from vlfm.clips.index_files.csv_files import read_csv
+from vlfm.clips.index_files.rows import Bad, Request, Row, one_line, seconds_of
 from vlfm.clips.locate import name_source
-from vlfm.clips.rows import Bad, Request, Row, one_line, seconds_of
 from vlfm.errors import BadClip
 from vlfm.splits import SPLITS, TRAIN
 

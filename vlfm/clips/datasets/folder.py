@@ -6,8 +6,8 @@ Terms: the user's own. `index` is the folder; it is searched through and through
 from collections.abc import Iterator
 from pathlib import Path
 
-from vlfm.clips.found_videos import VIDEOS
-from vlfm.clips.rows import Bad, Request, Row, one_line
+from vlfm.clips.index_files.rows import Bad, Request, Row, one_line
+from vlfm.clips.index_files.videos import VIDEOS
 from vlfm.errors import BadClip
 
 FILES = ("**/*.txt",)

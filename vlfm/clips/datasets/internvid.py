@@ -12,8 +12,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from vlfm.clips.json_files import read_lines
-from vlfm.clips.rows import Bad, Request, Row, clock, one_line, place_of, youtube
+from vlfm.clips.index_files.json_files import read_lines
+from vlfm.clips.index_files.rows import Bad, Request, Row, clock, one_line, place_of, youtube
 from vlfm.errors import BadClip
 
 FILES = ("*.jsonl",)

@@ -9,8 +9,8 @@ for in `videos` as `{id}_{start:06d}_{end:06d}.mp4`, the name that copies of the
 
 from collections.abc import Iterator
 
-from vlfm.clips.csv_files import read_csv
-from vlfm.clips.rows import Bad, Request, Row, one_line, place_of, seconds_of, youtube
+from vlfm.clips.index_files.csv_files import read_csv
+from vlfm.clips.index_files.rows import Bad, Request, Row, one_line, place_of, seconds_of, youtube
 from vlfm.errors import BadClip
 from vlfm.splits import TEST, TRAIN
 

@@ -13,8 +13,8 @@ of version 1 (`clip_id,source,video_url,video_id,width,height,fps,seconds,timest
 import re
 from collections.abc import Iterator
 
-from vlfm.clips.csv_files import read_csv
-from vlfm.clips.rows import Bad, Request, Row, clock, one_line, place_of, seconds_of, youtube
+from vlfm.clips.index_files.csv_files import read_csv
+from vlfm.clips.index_files.rows import Bad, Request, Row, clock, one_line, place_of, seconds_of, youtube
 from vlfm.errors import BadClip
 
 FILES = ("*.csv",)

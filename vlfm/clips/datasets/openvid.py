@@ -17,9 +17,9 @@ is not in the CSV. So one of
 from collections.abc import Iterator
 from pathlib import Path
 
-from vlfm.clips.csv_files import read_csv
-from vlfm.clips.name_table import NameTable
-from vlfm.clips.rows import Bad, Request, Row, missing, one_line, seconds_of
+from vlfm.clips.index_files.csv_files import read_csv
+from vlfm.clips.index_files.name_table import NameTable
+from vlfm.clips.index_files.rows import Bad, Request, Row, missing, one_line, seconds_of
 from vlfm.errors import BadClip, VLFMError
 
 FILES = ("OpenVid*.csv", "*.parquet")

@@ -12,8 +12,8 @@ half of the copies have.
 from collections.abc import Iterator
 from typing import Any
 
-from vlfm.clips.json_files import read_list
-from vlfm.clips.rows import Bad, Request, Row, missing, one_line
+from vlfm.clips.index_files.json_files import read_list
+from vlfm.clips.index_files.rows import Bad, Request, Row, missing, one_line
 from vlfm.errors import BadClip, VLFMError
 
 FILES = ("*pixabay*.json",)

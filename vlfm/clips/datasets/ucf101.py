@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from vlfm.clips.rows import Bad, Request, Row, missing
+from vlfm.clips.index_files.rows import Bad, Request, Row, missing
 from vlfm.errors import BadClip, VLFMError
 from vlfm.splits import TEST, TRAIN
 

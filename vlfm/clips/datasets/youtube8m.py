@@ -17,10 +17,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from vlfm.clips.csv_files import read_csv
-from vlfm.clips.pseudo_ids import PseudoIds
-from vlfm.clips.rows import Bad, Place, Request, Row, at_place, youtube
-from vlfm.clips.tfrecord import read_features
+from vlfm.clips.index_files.csv_files import read_csv
+from vlfm.clips.index_files.pseudo_ids import PseudoIds
+from vlfm.clips.index_files.rows import Bad, Place, Request, Row, at_place, youtube
+from vlfm.clips.index_files.tfrecord import read_features
 from vlfm.errors import BadClip, VLFMError
 from vlfm.splits import TEST, TRAIN
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vlfm import config
-from vlfm.clips.cutting import Cutter
 from vlfm.clips.datasets.csv import REQUIRED
-from vlfm.clips.found_videos import VIDEOS
+from vlfm.clips.index.cutting import Cutter
+from vlfm.clips.index_files.videos import VIDEOS
 from vlfm.errors import BadClip, VLFMError
 from vlfm.progress import progress
 from vlfm.storage.files import write_bytes

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vlfm.clips.found_videos import Videos
+from vlfm.clips.index_files.videos import Videos
 from vlfm.errors import BadClip
 from vlfm.splits import TRAIN
 

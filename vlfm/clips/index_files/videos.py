@@ -6,7 +6,7 @@ import urllib.parse
 from functools import cached_property
 from pathlib import Path
 
-from vlfm.clips.archives import Archives
+from vlfm.clips.index_files.archives import Archives
 from vlfm.errors import VLFMError
 
 VIDEOS = (".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv",

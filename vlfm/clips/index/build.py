@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from vlfm import config
-from vlfm.clips.choice import Choice
-from vlfm.clips.cutting import Cutter
 from vlfm.clips.datasets import caption_column, data_set, index_files
 from vlfm.clips.datasets.csv import read_rows
-from vlfm.clips.found_videos import Videos
-from vlfm.clips.plan import deal, read_plan, write_plan
-from vlfm.clips.rows import Bad, Request, Row, at_place
-from vlfm.clips.spool import Spool
+from vlfm.clips.index.choice import Choice
+from vlfm.clips.index.cutting import Cutter
+from vlfm.clips.index.plan import deal, read_plan, write_plan
+from vlfm.clips.index.spool import Spool
+from vlfm.clips.index_files.rows import Bad, Request, Row, at_place
+from vlfm.clips.index_files.videos import Videos
 from vlfm.errors import BadClip, VLFMError
 from vlfm.progress import Stopwatch, progress
 from vlfm.splits import REMEDY, SPLITS, TRAIN
@@ -33,7 +33,7 @@ from vlfm.storage.ledger import LedgerRow, open_ledger
 from vlfm.storage.manifest import GROUP, clip_id, open_manifest, rows_digest
 from vlfm.words import plural
 
-DEMO = Path(__file__).with_name("demo.csv")
+DEMO = Path(__file__).parents[1] / "demo.csv"
 DIGITS = Path("digits", "digits.csv")  # beside the manifest
 TOLD = 20  # reasons printed; the ledger has all
 
@@ -56,7 +56,7 @@ def build_index(clips: config.Clips, manifest: Path, ledger: Path, shards: Path)
     it, and where its cell is empty, they are trained on.
 
     Rows of published data sets are read by the modules of `vlfm.clips.datasets`; `where`, `weight`, `limit` and
-    `windows` of an entry choose among them (`vlfm.clips.choice`). Rows that are not wanted are in no ledger.
+    `windows` of an entry choose among them (`vlfm.clips.index.choice`). Rows that are not wanted are in no ledger.
 
     All clips of a shard have the same duration, size and split: new clips are dealt out to shards by these.
 

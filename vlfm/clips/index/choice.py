@@ -5,7 +5,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from vlfm.clips.rows import Row
+from vlfm.clips.index_files.rows import Row
 from vlfm.errors import VLFMError
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vlfm.clips.download.ranges import LocalPart, VirtualFile
 from vlfm.clips.download.zips import ZIP
-from vlfm.clips.name_table import NameTable
+from vlfm.clips.index_files.name_table import NameTable
 from vlfm.errors import BadClip, VLFMError
 
 

@@ -111,10 +111,18 @@ def test_names_of_members_name_no_files(find, local, name, tmp_path):
     assert left(tmp_path) == [".video"]
 
 
+def test_a_name_without_a_folder_is_found_where_it_is_the_only_one(find, local, tmp_path):
+    source = local(pack(MEMBERS | {"b/t.mp4": VIDEO}))
+    assert find(f"{source}v.mp4").read_bytes() == VIDEO
+    with pytest.raises(BadClip, match=r"no such member; do you mean a/t.mp4 or b/t.mp4\?"):
+        find(f"{source}t.mp4")
+
+
 @pytest.mark.parametrize(
     ("member", "message"),
     [
-        ("v.mp4", r"no such member; do you mean a/v.mp4\?"),
+        ("b/v.mp4", r"no such member; do you mean a/v.mp4\?"),
+        ("V.mp4", r"no such member; do you mean a/v.mp4\?"),
         ("a/w.mp4", r"no such member; do you mean a/(v|t).mp4 or a/(v|t).mp4\?"),
         ("A/V.MP4", r"do you mean a/v.mp4\?"),
         ("nothing like it", "no such member among its 4"),

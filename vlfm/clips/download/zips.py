@@ -75,7 +75,7 @@ def fetch_member(source: str, parts: Sequence[str | Path], member: str, download
     Args:
         source: the whole of it, for messages.
         parts: of the archive: addresses, and paths of files that are there.
-        member: its name in the archive, as the archive writes it.
+        member: its name in the archive, as the archive writes it, or the last part of it where only one has that.
 
     Returns:
         a file that has the archive's time of change, where that is a file itself.
@@ -116,7 +116,7 @@ def _extract(source: str, key: str, parts: Sequence[str | Path], member: str, do
 
 
 def _copy(source: str, archive: Archive, member: str, downloads: Downloads, path: Path) -> None:
-    info = archive.zip.NameToInfo.get(member)
+    info = _find(archive.zip, member)
     if info is None:
         raise BadClip(f"{source}: the archive has no such member{_near(member, archive.zip.namelist())}")
     if info.is_dir():
@@ -213,6 +213,14 @@ def _remembered(
         except FileNotFoundError:  # a job that found the archive changed has removed it
             continue
         return fresh, [of and (of[0], of[1]) for of in json.loads(known)], tail
+
+
+def _find(archive: zipfile.ZipFile, member: str) -> zipfile.ZipInfo | None:
+    """The member of this name; a name without a folder stands for the one member in any folder that has it."""
+    if (info := archive.NameToInfo.get(member)) is not None or "/" in member:
+        return info
+    found = [info for name, info in archive.NameToInfo.items() if name.endswith(f"/{member}")]
+    return found[0] if len(found) == 1 else None
 
 
 def _near(member: str, names: list[str]) -> str:

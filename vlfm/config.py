@@ -129,6 +129,7 @@ class Clips(Section):
     image: Literal["png", "jpg"]
     shot_threshold: Positive
     decoder: Literal["decord", "ffmpeg"]
+    captioner: Annotated[str, Field(min_length=1)] | None
     timeout: Positive
     download: Download
     max_bad: Share

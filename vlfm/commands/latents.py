@@ -1,6 +1,7 @@
 """From decoded clips to latents and coefficients."""
 
 from vlfm.commands.options import PLAN, Commands, add_path, plan_training_shards, read_config, start_device
+from vlfm.errors import VLFMError
 
 
 def add(commands: Commands) -> None:
@@ -19,6 +20,9 @@ def add(commands: Commands) -> None:
     )
     for name in ("clips", "output", "ledger"):
         add_path(invert, name)
+    caption = commands.add("caption", _caption, "caption the clips of one shard that have no caption", device=True)
+    for name in ("clips", "output", "ledger"):
+        add_path(caption, name)
     commands.add(
         "empty-caption",
         _empty_caption,
@@ -29,6 +33,16 @@ def add(commands: Commands) -> None:
     project = commands.add("project", _project, "project one shard of latents on the basis of flow.basis", device=True)
     for name in ("latents", "output", "moments", "ledger"):
         add_path(project, name)
+
+
+def _caption(arguments):
+    from vlfm.captions.captioner import Captioner, caption_shard
+
+    clips = read_config(arguments).clips
+    if clips.captioner is None:
+        raise VLFMError("clips.captioner is null: name the model that captions clips there")
+    captioner = Captioner(clips.captioner, start_device(arguments))
+    caption_shard(captioner, arguments.clips, arguments.output, arguments.ledger, clips.max_bad)
 
 
 def _prepare_decoder(arguments):

@@ -14,6 +14,7 @@ from vlfm.storage.ledger import LedgerRow, read_ledger
 LEDGERS = {
     "index": "clips/index.ledger.parquet",
     "decode": "clips/[0-9]*.ledger.parquet",
+    "caption": "clips/captions/*.ledger.parquet",
     "invert": "latents/*.ledger.parquet",
     "project": "coefficients/*.ledger.parquet",
 }

@@ -59,6 +59,7 @@ checkpoint index:
             "clips.shard_size",
             "clips.shot_threshold",
             "clips.timeout",
+            "clips.captioner",
         ),
     threads: 1
     resources:
@@ -71,11 +72,15 @@ checkpoint index:
         " --ledger {log.ledger:q} --log {log.text:q}"
 
 
+# With a captioner, clips lie in another folder until they have their captions.
+CAPTIONED = CONFIG.clips.captioner is not None
+
+
 rule decode:
     input:
         manifest=ancient("results/clips/manifest.parquet"),
     output:
-        clips="results/clips/{shard}.tar",
+        clips=temp("results/clips/uncaptioned/{shard}.tar") if CAPTIONED else "results/clips/{shard}.tar",
     log:
         text="results/logs/decode/{shard}.log",
         ledger="results/clips/{shard}.ledger.parquet",
@@ -93,3 +98,29 @@ rule decode:
     shell:
         "vlfm decode --config results/config.yaml --manifest {input.manifest:q} --shard {wildcards.shard:q}"
         " --output {output.clips:q} --ledger {log.ledger:q} --log {log.text:q}"
+
+
+if CAPTIONED:
+
+    rule caption:
+        input:
+            clips="results/clips/uncaptioned/{shard}.tar",
+        output:
+            clips="results/clips/{shard}.tar",
+        log:
+            text="results/logs/caption/{shard}.log",
+            ledger="results/clips/captions/{shard}.ledger.parquet",
+        benchmark:
+            "results/benchmarks/caption/{shard}.tsv"
+        params:
+            settings=settings("clips.captioner"),
+        threads: 16
+        resources:
+            mem_mb=16000,
+            runtime=240,
+            gpu=1,
+        conda:
+            "../../envs/vlfm.yaml"
+        shell:
+            "vlfm caption --config results/config.yaml --clips {input.clips:q} --output {output.clips:q}"
+            " --ledger {log.ledger:q} --threads {threads} --log {log.text:q}"

@@ -24,11 +24,14 @@ OWN = frozenset(COLUMNS)
 def read(request: Request) -> Iterator[Row | Bad]:
     """The rows of some CSVs; a source is relative to its CSV."""
     for path in request.files:
-        yield from read_rows(path, path.name)
+        yield from read_rows(path, path.name, request.captioned)
 
 
-def read_rows(path: Path, file: str = "") -> Iterator[Row | Bad]:
+def read_rows(path: Path, file: str = "", captioned: bool = False) -> Iterator[Row | Bad]:
     """The rows of a CSV of clips; `line` counts the header as 1.
+
+    Args:
+        captioned: whether rows without a caption are given one later, and may be without.
 
     Raises:
         VLFMError: no such file, no UTF-8 text, no CSV, or a missing column: with its name and the names found.
@@ -37,12 +40,12 @@ def read_rows(path: Path, file: str = "") -> Iterator[Row | Bad]:
     for line, values, wrong in read_csv(path, REQUIRED, advice, once=COLUMNS, lower=True, strict=True):
         source = values.get("source", "")
         try:
-            yield _row(path, line, source, values, wrong, file)
+            yield _row(path, line, source, values, wrong, file, captioned)
         except BadClip as error:
             yield Bad(line, source, str(error), file)
 
 
-def _row(path: Path, line: int, source: str, values: dict[str, str], wrong: str, file: str) -> Row:
+def _row(path: Path, line: int, source: str, values: dict[str, str], wrong: str, file: str, captioned: bool) -> Row:
     if wrong:
         raise BadClip(f"{source}: {wrong}")
     if not source:
@@ -51,7 +54,7 @@ def _row(path: Path, line: int, source: str, values: dict[str, str], wrong: str,
     start, end = seconds_of(name, "start", values["start"]), seconds_of(name, "end", values["end"])
     if end is not None and (start or 0.0) >= end:
         raise BadClip(f"{name}: start {start or 0:g} is not before end {end:g}; correct them (seconds)")
-    caption = one_line(values["caption"], name)
+    caption = "" if captioned and not values["caption"] else one_line(values["caption"], name)
     split = values.get("split") or TRAIN
     if split not in SPLITS:
         raise BadClip(f"{name}: split is {split!r}; write {' or '.join(SPLITS)}, or leave the cell empty for {TRAIN}")

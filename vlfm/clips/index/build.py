@@ -48,9 +48,10 @@ def build_index(clips: config.Clips, manifest: Path, ledger: Path, shards: Path)
 
     A row whose start and end are one of the durations apart is one clip. A longer row, or one with start or end left
     empty (the source's own), is cut at shot boundaries into consecutive windows, each of the longest duration that
-    fits, that all take its caption. A row with an empty caption is bad: the model learns from captions, and
-    `split_video` leaves them to be filled in. The size of a clip is the one nearest to its source's aspect ratio;
-    with more than one size, every source has to be at hand, and remote ones are downloaded here.
+    fits, that all take its caption. A row with an empty caption is bad, as the model learns from captions and
+    `split_video` leaves them to be filled in; with `clips.captioner` its clips are captioned once they are decoded. The
+    size of a clip is the one nearest to its source's aspect ratio; with more than one size, every source has to be at
+    hand, and remote ones are downloaded here.
 
     A column `split` may say `train` or `test`, for the clips that are to be trained on and those that are not; without
     it, and where its cell is empty, they are trained on.
@@ -108,13 +109,20 @@ class _Part:
 
 def _parts(clips: config.Clips, manifest: Path) -> list[_Part]:
     if isinstance(clips.index, str):
-        return [_Part("", read_rows(_csv(clips.index, manifest)))]
+        return [_Part("", read_rows(_csv(clips.index, manifest), captioned=clips.captioner is not None))]
     largest = max(entry.weight for entry in clips.index)
     parts = []
     for entry in clips.index:
         module = data_set(entry.dataset)
         cache = manifest.parent / "sources"
-        request = Request(tuple(index_files(entry)), Videos(entry.videos), caption_column(entry), cache, clips.timeout)
+        request = Request(
+            tuple(index_files(entry)),
+            Videos(entry.videos),
+            caption_column(entry),
+            cache,
+            clips.timeout,
+            clips.captioner is not None,
+        )
         choice = Choice(entry.dataset, entry.where, entry.weight / largest, module.COLUMNS)
         name = "" if entry.dataset == "csv" else entry.dataset
         parts.append(_Part(name, module.read(request), choice, entry.limit, entry.windows))

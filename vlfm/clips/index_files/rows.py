@@ -71,6 +71,7 @@ class Request:
         caption: the column that captions come from, one of the data set's.
         cache: folder for what has been asked of the network, once.
         timeout: seconds without an answer after which a server is given up.
+        captioned: whether rows without a caption are given one later, and may be without.
     """
 
     files: tuple[Path, ...]
@@ -78,6 +79,7 @@ class Request:
     caption: str
     cache: Path
     timeout: float
+    captioned: bool = False
 
 
 def one_line(text: str, what: str) -> str:

@@ -38,7 +38,7 @@ def waits(monkeypatch):
 def find(settings, tmp_path):
     """`find(source, folder, timeout, **settings of clips.download)`, the folder `tmp_path / "in"` unless given."""
 
-    def find(source, folder=tmp_path / "in", timeout=10, **changes):
+    def find(source, folder=tmp_path / "in", timeout=60, **changes):
         return locate.find(source, folder, timeout, settings().download.model_copy(update=changes))
 
     return find

@@ -138,7 +138,7 @@ def differences(clip, case: Case, shown: np.ndarray, frames: np.ndarray, aspect:
         origin, wanted = info["shown"][0], start + np.arange(12) / 24
     else:  # all there are, each where it is shown
         origin = start
-        wanted = shown[(shown - start + 1 / 48 > 0) & (shown - start + 1 / 24 <= LENGTH + 1e-3)]
+        wanted = shown[(shown - start + 1 / 24 > 0) & (shown - start + 1 / 24 <= LENGTH + 1e-3)]
     if len(wanted) != len(places) or np.abs(np.array(info["shown"]) - wanted).max() > 2.5 * interval:
         found.append(f"its frames are too far from where they should be: {info['shown']}")
     times = np.minimum(np.array(info["shown"]) - origin + 1 / 24, LENGTH)

@@ -58,11 +58,11 @@ def test_chosen_frames_are_the_nearest(rate, jitter, seed, start, count):
     assert np.all(np.diff(indices) > 0) and np.all(np.diff(times) > 0)
     step = duration / count
     if times[0] == pytest.approx(step, abs=1e-12):
-        counted, zero, first = "from the nearest frame", shown[indices[0]], indices[0]
+        zero, first = shown[indices[0]], indices[0]
         origin = np.abs(shown - start).argmin()
         assert indices[0] == origin or abs(shown[indices[0]] - start) <= abs(shown[origin] - start) + 2e-5
     else:  # where the jitter would leave an instant without a frame of its own
-        counted, zero, first = "from the start", start, int(np.searchsorted(shown - start + step, 0.0, side="right"))
+        zero, first = start, int(np.searchsorted(shown - start + step, 0.0, side="right"))
     every = shown[first:] - zero + step
     every = every[every <= duration + slack(duration)]
     assert times.min() > 0 and times.max() <= duration
@@ -70,7 +70,7 @@ def test_chosen_frames_are_the_nearest(rate, jitter, seed, start, count):
     for tau in range(count):
         best = np.abs(every - (tau + 1) * step).min()
         mine = abs(every[indices[tau] - first] - (tau + 1) * step)
-        no_room = counted == "from the nearest frame" and indices[tau] - first == len(every) - count + tau
+        no_room = indices[tau] - first == len(every) - count + tau
         assert mine <= best + 1e-4 or no_room
 
 
@@ -129,7 +129,7 @@ def test_a_slow_source_gives_the_frames_it_has(rate, jitter, seed, start, count,
         indices, found = choose_frames(shown, start, duration, count, least)
     except BadClip:
         gaps = np.diff([1 / 24, *times[inside], duration])
-        crowded = len(inside) and np.diff(times[inside], prepend=-1).min() < 1 / 24
+        crowded = len(inside) > count
         assert len(inside) < least or gaps.max() > 0.99 * duration / (least - 1) or crowded
         return
     assert least <= len(indices) <= count and np.all(np.diff(indices) > 0) and np.all(np.diff(found) > 0)
@@ -137,9 +137,7 @@ def test_a_slow_source_gives_the_frames_it_has(rate, jitter, seed, start, count,
     if len(indices) < count:
         assert np.allclose(found, np.minimum(times[indices], duration), atol=1e-9)
         assert set(indices) <= set(inside)
-        if np.diff(times[inside]).min(initial=1) > 1 / 24:
-            needed = set(inside[times[inside] >= 1 / 24])
-            assert needed <= set(indices), "no frame is left out where each stands apart"
+        assert len(inside) > count or indices.tolist() == inside.tolist(), "no frame is left out"
 
 
 @given(

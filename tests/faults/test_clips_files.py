@@ -185,8 +185,10 @@ def test_damage_in_the_middle_costs_only_the_clips_it_touches(files, settings):
 
 
 def test_too_few_frames_a_second(files, settings):
-    with pytest.raises(VLFMError, match="about 15 frames a second"):
-        decode(files, settings, "slow.mp4", [0.0, 1.0], max_bad=1.0)
+    with pytest.raises(VLFMError, match=r"7 frames for the window of 0\.5 s .*needs 9 \(clips\.min_frames\)"):
+        decode(files, settings, "slow.mp4", [0.0, 1.0], max_bad=1.0, min_frames=9)
+    clips, _ = decode(files, settings, "slow.mp4", [0.0, 1.0])
+    assert len(clips[1.0].times) == 7
     clips, _ = decode(files, settings, "slow.mp4", [0.0, 1.0], fps=12)
     assert len(clips[1.0].times) == 6
 

@@ -41,8 +41,8 @@ def choose_frames(
     t = p − p0 + T/N. Instant τT/N takes the frame nearest to it among those with t ≤ T that leave a frame
     for every later instant.
 
-    Where that leaves an instant without a frame of its own, as of sources with fewer frames a second, each takes the
-    nearest, and a frame that several instants take is there once. Clip time is then t = p − start + T/N: p0 may lie so
+    Where that leaves an instant without a frame of its own, as of sources with fewer frames a second, a clip has all the
+    frames of its window; if they are more than N but uneven, those that are nearest to an instant. Clip time is then t = p − start + T/N: p0 may lie so
     far from `start` that counting from it would move what is shown. A path does not care how many frames it was fitted
     to (Φ of Eq. 1), only that their times are true.
 
@@ -96,7 +96,9 @@ def _fewer_frames(
     first = int(np.searchsorted(times, 0.0, side="right"))
     times = times[first:]
     times = times[times <= duration + slack(duration)]
-    picked = np.unique([nearest(times, step * (tau + 1)) for tau in range(count)]) if len(times) else times.astype(int)
+    picked = np.arange(len(times))
+    if len(times) > count:
+        picked = np.unique([nearest(times, step * (tau + 1)) for tau in range(count)])
     edges = np.concatenate([[step], times[picked], [duration]])
     gap = float(np.diff(edges).max())
     if len(picked) < least or gap > duration / max(1, least - 1) + slack(duration):

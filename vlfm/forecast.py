@@ -115,13 +115,14 @@ def forecast(
     Raises:
         VLFMError: if `measured` is not the results of a run.
     """
+    shards_file = measured / "clips" / "shards.json"
     try:
-        plan = read_json(measured / "clips" / "shards.json")
+        plan = read_json(shards_file) if shards_file.is_file() else None
         sizes = {name: int(about["clips"]) for name, about in plan.items()}
-    except (FileNotFoundError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError):
         raise VLFMError(
-            f"{measured} is not the results of a run ({error}): run a few clips with these settings first, and give "
-            "its results folder"
+            f"{measured} is not the results of a run ({shards_file} is missing, or no plan): run a few clips with these "
+            "settings first, and give its results folder"
         ) from None
     own = configs.load(measured / "config.yaml")
     return [_forecast(stage, config, own, list(shards), sizes, measured, cores, gpus) for stage in STAGES]

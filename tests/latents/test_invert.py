@@ -253,7 +253,7 @@ def test_a_store_of_other_settings_or_clips_is_refused_and_left(run, clips, tmp_
     with pytest.raises(FingerprintMismatch, match=r"24×24, 24 a second, in 0\.25 s, now they .* in 0\.125 s"):
         run()
     write_clips(clips, 2, width=2 * SIZE)
-    with pytest.raises(FingerprintMismatch, match=r"24×24 .*, now they have frames of 48×24"):
+    with pytest.raises(FingerprintMismatch, match=r"24×24, .*, now they have frames of 48×24"):
         run()
     assert tree(tmp_path / "00000.zarr") == before and not list(tmp_path.glob(".*"))
 

@@ -96,7 +96,7 @@ def failing_at(monkeypatch, step):
     [
         {},
         {"ema": 0.9, "optimizer": "adamw", "accumulate": 2, "workers": 1},
-        {"ema": 0.9, "precision": "float16"},
+        pytest.param({"ema": 0.9, "precision": "float16"}, marks=pytest.mark.slow),
     ],
 )
 def test_killed_and_resumed_equals_straight(tmp_path, data, monkeypatch, settings):

@@ -60,7 +60,9 @@ def test_shards_take_as_long_as_their_clips(measured):
 
 def test_single_jobs(measured):
     found = lines(measured, [100, 100, 50])
-    assert found["index"].seconds == pytest.approx(2 * 250 / 40) and found["index"].jobs == 1
+    assert found["index"].seconds is None and found["index"].jobs == 1, "six times the clips"
+    assert found["index"].files == 2
+    assert lines(measured, [50])["index"].seconds == pytest.approx(2 * 50 / 40)
     assert found["train"].seconds == pytest.approx(60) and found["train"].bytes == 7000
     steps, batch = make_config().training.steps, make_config().training.batch_size
     longer = lines(measured, [100], training={"steps": 3 * steps, "batch_size": 2 * batch})["train"]
@@ -86,7 +88,7 @@ def test_other_settings_are_named(measured):
     assert found["train"].unlike == ("inversion.steps",), "how often it is saved decides nothing"
     text = table(list(found.values()))
     assert "invert was measured with other settings: inversion.steps" in text
-    assert "not measured, and not counted: prepare decoder, project, evaluate" in text
+    assert "not counted: index, prepare decoder, project, evaluate" in text
 
 
 def test_clips_that_are_not_indexed_yet(tmp_path):

@@ -71,7 +71,7 @@ STAGES = (
         (*PATHS, "model", "training"),
         work=("training.steps", "training.batch_size"),
     ),
-    Stage("evaluate", "evaluate", ("eval/psnr.csv", "eval/clips"), (*PATHS, "model", "evaluation")),
+    Stage("evaluate", "evaluate", ("eval/psnr.csv", "eval/videos"), (*PATHS, "model", "evaluation")),
 )
 
 
@@ -81,7 +81,8 @@ class Forecast:
 
     Attributes:
         stage: its name. jobs: how many. files, bytes: that it leaves.
-        seconds_a_job: of one job. seconds: of all, with as many at once as cores and GPUs allow.
+        seconds_a_job: of one job; None also for the index of more than twice as many clips.
+        seconds: of all, with as many at once as cores and GPUs allow.
         unlike: keys of the configuration in which the measured run differs, of those that decide what the stage costs.
     """
 
@@ -121,8 +122,8 @@ def forecast(
         sizes = {name: int(about["clips"]) for name, about in plan.items()}
     except (KeyError, TypeError, AttributeError):
         raise VLFMError(
-            f"{measured} is not the results of a run ({shards_file} is missing, or no plan): run a few clips with these "
-            "settings first, and give its results folder"
+            f"{measured} is not the results of a run ({shards_file} is missing, or no plan): run a few clips with "
+            "these settings first, and give its results folder"
         ) from None
     own = configs.load(measured / "config.yaml")
     return [_forecast(stage, config, own, list(shards), sizes, measured, cores, gpus) for stage in STAGES]
@@ -169,10 +170,11 @@ def _forecast(
             each = start + a_clip * sum(shards) / len(shards)
             whole = math.ceil(jobs / at_once) * (start + a_clip * max(shards))
         else:
-            more = sum(shards) / done if stage.grows else 1
+            # How many sources the index has to open decides its time, and a small run says little of that.
+            more = (math.nan if sum(shards) > 2 * done else sum(shards) / done) if stage.grows else 1.0
             for key in stage.work:
                 more *= _value(config, key) / _value(own, key)
-            each = whole = sum(seconds for _, seconds in runs) * more
+            each = whole = None if math.isnan(more) else sum(seconds for _, seconds in runs) * more
     return Forecast(stage.name, jobs, files or None, size or None, each, whole, _unlike(stage, config, own))
 
 
@@ -267,7 +269,7 @@ def table(lines: Sequence[Forecast]) -> str:
     ]
     missing = [line.stage for line in lines if line.seconds is None]
     if missing:
-        text.append(f"not measured, and not counted: {', '.join(missing)}")
+        text.append(f"not measured, or not at this size, and not counted: {', '.join(missing)}")
     text += [
         f"{line.stage} was measured with other settings: {', '.join(line.unlike)}" for line in lines if line.unlike
     ]

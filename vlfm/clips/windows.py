@@ -41,10 +41,10 @@ def choose_frames(
     t = p − p0 + T/N. Instant τT/N takes the frame nearest to it among those with t ≤ T that leave a frame
     for every later instant.
 
-    Where that leaves an instant without a frame of its own, as of sources with fewer frames a second, a clip has all the
-    frames of its window; if they are more than N but uneven, those that are nearest to an instant. Clip time is then t = p − start + T/N: p0 may lie so
-    far from `start` that counting from it would move what is shown. A path does not care how many frames it was fitted
-    to (Φ of Eq. 1), only that their times are true.
+    Where that leaves an instant without a frame of its own, as of sources with fewer frames a second, a clip has all
+    the frames of its window; if they are more than N but uneven, those that are nearest to an instant. Clip time is
+    then t = p − start + T/N: p0 may lie so far from `start` that counting from it would move what is shown. A path
+    does not care how many frames it was fitted to (Φ of Eq. 1), only that their times are true.
 
     Args:
         shown: strictly increasing presentation times, seconds in the source, shape (frames,); all frames

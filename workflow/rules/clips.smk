@@ -4,22 +4,6 @@
 # whose ledger somebody wants to read.
 
 
-from vlfm.clips.datasets import index_files
-
-DRAWN = "results/clips/digits/digits.csv"  # the videos beside it are known by it, as downloads are by their addresses
-
-
-def index_inputs():
-    """All the index files: the index is read again when one of them changes, or another is there."""
-    index = CONFIG.clips.index
-    if isinstance(index, str):
-        return {"demo": [], "moving-digits": [DRAWN]}.get(index, [index])
-    try:
-        return [str(path) for entry in index for path in index_files(entry)]
-    except VLFMError as error:
-        raise WorkflowError(str(error))
-
-
 rule make_digits:
     output:
         DRAWN,

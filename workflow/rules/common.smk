@@ -6,6 +6,7 @@
 import json
 
 from vlfm import config as configs
+from vlfm.clips.datasets import index_files
 from vlfm.errors import VLFMError
 from vlfm.splits import TEST, TRAIN, shards_of
 
@@ -13,6 +14,9 @@ try:
     CONFIG = configs.parse(config, "the configuration")
 except VLFMError as error:
     raise WorkflowError(str(error))
+
+
+DRAWN = "results/clips/digits/digits.csv"  # the videos beside it are known by it, as downloads are by their addresses
 
 
 wildcard_constraints:
@@ -62,3 +66,14 @@ def experiment(name, *details):
         "index": f"results/eval/{name}/index.json",
         **{detail: f"results/eval/{name}/{detail}.csv" for detail in details},
     }
+
+
+def index_inputs():
+    """All the index files: the index is read again when one of them changes, or another is there."""
+    index = CONFIG.clips.index
+    if isinstance(index, str):
+        return {"demo": [], "moving-digits": [DRAWN]}.get(index, [index])
+    try:
+        return [str(path) for entry in index for path in index_files(entry)]
+    except VLFMError as error:
+        raise WorkflowError(str(error))

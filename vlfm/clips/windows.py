@@ -99,8 +99,9 @@ def _fewer_frames(
     picked = np.arange(len(times))
     if len(times) > count:
         picked = np.unique([nearest(times, step * (tau + 1)) for tau in range(count)])
-    edges = np.concatenate([[step], times[picked], [duration]])
-    gap = float(np.diff(edges).max())
+    # To the frames beside the window too: one that was lost there is missed in it as well.
+    around = shown[max(0, first - 1) : first + len(times) + 1]
+    gap = float(max(np.diff(around).max(initial=0.0), np.diff(times[picked]).max(initial=0.0)))
     if len(picked) < least or gap > duration / max(1, least - 1) + slack(duration):
         raise BadClip(
             f"{plural(len(picked), 'frame')} for the window of {duration:g} s from {start:.3f} s, the largest gap "

@@ -206,6 +206,20 @@ def test_an_archive_that_is_not_whole(tmp_path, damage):
         list_members(parts)
 
 
+@given(places=st.lists(st.integers(1, 600), min_size=1, max_size=4), values=st.binary(min_size=4, max_size=4))
+def test_a_damaged_directory_is_read_or_refused(tmp_path_factory, places, values):
+    path = tmp_path_factory.mktemp("zip") / "a.zip"
+    published.write_zip(path, {f"{name}.mp4": b"x" for name in range(9)})
+    data = bytearray(path.read_bytes())
+    for place, value in zip(places, values, strict=False):
+        data[-place] = value
+    path.write_bytes(data)
+    try:
+        assert all(isinstance(name, str) for name in list_members([str(path)]))
+    except VLFMError as error:
+        assert "is no zip archive, or not all of it" in str(error)
+
+
 def test_the_first_archive_that_has_a_member(tmp_path):
     published.write_zip(tmp_path / "a.zip", {"x/one.mp4": b"1", "x/y/two.mp4": b"2", "x/": b""})
     published.write_zip(tmp_path / "b.zip", {"one.mp4": b"3"})

@@ -4,9 +4,10 @@ Terms: whatever the column `licence` says. Further columns are kept in the manif
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from vlfm.clips.index_files.csv_files import read_csv
+from vlfm.clips.index_files.csv_files import make_rows
 from vlfm.clips.index_files.rows import Bad, Request, Row, one_line, seconds_of
 from vlfm.clips.locate import name_source
 from vlfm.errors import BadClip
@@ -37,17 +38,11 @@ def read_rows(path: Path, file: str = "", captioned: bool = False) -> Iterator[R
         VLFMError: no such file, no UTF-8 text, no CSV, or a missing column: with its name and the names found.
     """
     advice = f"It must name {','.join(REQUIRED)}; start and end may be empty cells"
-    for line, values, wrong in read_csv(path, REQUIRED, advice, once=COLUMNS, lower=True, strict=True):
-        source = values.get("source", "")
-        try:
-            yield _row(path, line, source, values, wrong, file, captioned)
-        except BadClip as error:
-            yield Bad(line, source, str(error), file)
+    make = partial(_row, path, file, captioned)
+    yield from make_rows(path, REQUIRED, advice, "source", make, file, once=COLUMNS, lower=True, strict=True)
 
 
-def _row(path: Path, line: int, source: str, values: dict[str, str], wrong: str, file: str, captioned: bool) -> Row:
-    if wrong:
-        raise BadClip(f"{source}: {wrong}")
+def _row(path: Path, file: str, captioned: bool, line: int, source: str, values: dict[str, str]) -> Row:
     if not source:
         raise BadClip(f"the source is empty; give a path, an http(s) address or package:NAME/PATH ({path.name})")
     name = name_source(source, path.parent)

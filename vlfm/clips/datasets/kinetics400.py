@@ -8,8 +8,9 @@ for in `videos` as `{id}_{start:06d}_{end:06d}.mp4`, the name that copies of the
 """
 
 from collections.abc import Iterator
+from functools import partial
 
-from vlfm.clips.index_files.csv_files import read_csv
+from vlfm.clips.index_files.csv_files import make_rows
 from vlfm.clips.index_files.rows import Bad, Request, Row, one_line, place_of, seconds_of, youtube
 from vlfm.errors import BadClip
 from vlfm.splits import TEST, TRAIN
@@ -24,18 +25,12 @@ NEEDED = ("label", "youtube_id", "time_start", "time_end", "split")
 
 def read(request: Request) -> Iterator[Row | Bad]:
     """The rows of the CSVs."""
+    advice = f"An index of Kinetics has {', '.join(COLUMNS[:6])}"
     for path in request.files:
-        for line, values, wrong in read_csv(path, NEEDED, f"An index of Kinetics has {', '.join(COLUMNS[:6])}"):
-            video = values.get("youtube_id", "")
-            try:
-                if wrong:
-                    raise BadClip(f"{video}: {wrong}")
-                yield _row(request, line, path.name, video, values)
-            except BadClip as error:
-                yield Bad(line, video, str(error), path.name)
+        yield from make_rows(path, NEEDED, advice, "youtube_id", partial(_row, request, path.name))
 
 
-def _row(request: Request, line: int, file: str, video: str, values: dict[str, str]) -> Row:
+def _row(request: Request, file: str, line: int, video: str, values: dict[str, str]) -> Row:
     if not video:
         raise BadClip("the cell youtube_id is empty")
     start = seconds_of(video, "time_start", values["time_start"])

@@ -12,8 +12,9 @@ of version 1 (`clip_id,source,video_url,video_id,width,height,fps,seconds,timest
 
 import re
 from collections.abc import Iterator
+from functools import partial
 
-from vlfm.clips.index_files.csv_files import read_csv
+from vlfm.clips.index_files.csv_files import make_rows
 from vlfm.clips.index_files.rows import Bad, Request, Row, clock, one_line, place_of, seconds_of, youtube
 from vlfm.errors import BadClip
 
@@ -36,17 +37,11 @@ ADVICE = "An index of MiraData has clip_id, video_url, timestamp and file_path (
 def read(request: Request) -> Iterator[Row | Bad]:
     """The rows of the CSVs, of either version."""
     for path in request.files:
-        for line, values, wrong in read_csv(path, ("video_id", request.caption), ADVICE):
-            video = values.get("video_id", "")
-            try:
-                if wrong:
-                    raise BadClip(f"{video}: {wrong}")
-                yield _row(request, line, path.name, video, values)
-            except BadClip as error:
-                yield Bad(line, video, str(error), path.name)
+        make = partial(_row, request, path.name)
+        yield from make_rows(path, ("video_id", request.caption), ADVICE, "video_id", make)
 
 
-def _row(request: Request, line: int, file: str, video: str, values: dict[str, str]) -> Row:
+def _row(request: Request, file: str, line: int, video: str, values: dict[str, str]) -> Row:
     if "clip_id" in values:
         key, start, end, cut, whole, remote = _second(video, values)
     else:

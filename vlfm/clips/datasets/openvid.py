@@ -15,12 +15,14 @@ is not in the CSV. So one of
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from vlfm.clips.index_files.csv_files import read_csv
+from vlfm.clips.download.zips import ZIP
+from vlfm.clips.index_files.csv_files import make_rows, read_csv
 from vlfm.clips.index_files.name_table import NameTable
 from vlfm.clips.index_files.rows import Bad, Request, Row, missing, one_line, seconds_of
-from vlfm.errors import BadClip, VLFMError
+from vlfm.errors import VLFMError
 
 FILES = ("OpenVid*.csv", "*.parquet")
 LICENCE = "CC BY 4.0; videos: terms of Panda-70M, ChronoMagic, Open-Sora-Plan, CelebV-HQ"
@@ -61,30 +63,27 @@ def read(request: Request) -> Iterator[Row | Bad]:
         )
     listed = Listing(listings, request.videos.address or HOME)
     for path in indices:
-        for line, values, wrong in read_csv(path, COLUMNS, ADVICE):
-            video = values.get("video", "")
-            try:
-                if wrong:
-                    raise BadClip(f"{video}: {wrong}")
-                source = None if request.videos.remote else request.videos.find(video)
-                source = source or listed.find(video)
-                seconds = seconds_of(video, "seconds", values["seconds"])
-                yield Row(
-                    line,
-                    source or video,
-                    0.0,
-                    seconds,
-                    one_line(values["caption"], video),
-                    file=path.name,
-                    key=video,
-                    licence=LICENCE,
-                    columns=values,
-                    extra={name: values[name] for name in KEPT},
-                    one_shot=seconds is not None,
-                    find=None if source else missing(f"{video} {NOWHERE}"),
-                )
-            except BadClip as error:
-                yield Bad(line, video, str(error), path.name)
+        yield from make_rows(path, COLUMNS, ADVICE, "video", partial(_row, request, listed, path.name))
+
+
+def _row(request: Request, listed: "Listing", file: str, line: int, video: str, values: dict[str, str]) -> Row:
+    source = None if request.videos.remote else request.videos.find(video)
+    source = source or listed.find(video)
+    seconds = seconds_of(video, "seconds", values["seconds"])
+    return Row(
+        line,
+        source or video,
+        0.0,
+        seconds,
+        one_line(values["caption"], video),
+        file=file,
+        key=video,
+        licence=LICENCE,
+        columns=values,
+        extra={name: values[name] for name in KEPT},
+        one_shot=seconds is not None,
+        find=None if source else missing(f"{video} {NOWHERE}"),
+    )
 
 
 def _is_listing(path: Path) -> bool:
@@ -117,7 +116,7 @@ class Listing:
     def find(self, video: str) -> str | None:
         """The source of a video, or None where no listing has it."""
         found = self._videos.find(video)
-        return None if found is None else f"zip:{self._archives[found]}!{video}"
+        return None if found is None else f"{ZIP}{self._archives[found]}!{video}"
 
 
 def _read_listing(path: Path) -> Iterator[tuple[str, str]]:

@@ -30,6 +30,7 @@ from vlfm.clips.video_files import die_with_parent
 from vlfm.errors import BadClip, VLFMError
 
 YOUTUBE = "youtube:"
+ID = re.compile(r"[A-Za-z0-9_-]{11}")
 ADDRESS = "https://www.youtube.com/watch?v={id}"
 MIRROR = "VLFM_YOUTUBE"  # the environment variable for another address, with {id} in it
 HEIGHT = 720  # rows of the picture; more is seldom there, and clips are smaller
@@ -61,7 +62,7 @@ def split_youtube(source: str) -> Video:
         BadClip: no such id, seconds that are none, or a start that is not before the end.
     """
     name, mark, query = source.removeprefix(YOUTUBE).partition("?")
-    if not re.fullmatch(r"[A-Za-z0-9_-]{11}", name):
+    if not ID.fullmatch(name):
         raise BadClip(f"{source}: {name!r} is no id of YouTube, which has 11 letters, digits, - or _; correct it")
     given: dict[str, float] = {}
     for part in query.split("&") if mark else []:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vlfm.clips.download.ranges import LocalPart, VirtualFile
-from vlfm.clips.download.zips import ZIP
+from vlfm.clips.download.zips import DAMAGED, ZIP
 from vlfm.clips.index_files.name_table import NameTable
 from vlfm.errors import BadClip, VLFMError
 
@@ -50,7 +50,7 @@ def list_members(parts: Sequence[str]) -> list[str]:
     try:
         with zipfile.ZipFile(VirtualFile([LocalPart(Path(part)) for part in parts])) as archive:
             return [member.filename for member in archive.infolist() if not member.is_dir()]
-    except (BadClip, OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+    except (BadClip, OSError, *DAMAGED) as error:
         raise VLFMError(
             f"{'|'.join(parts)} is no zip archive, or not all of it ({error}); fetch it again, or move it elsewhere"
         ) from None

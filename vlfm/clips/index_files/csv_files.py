@@ -1,12 +1,44 @@
 """CSV files with a header, line by line."""
 
 import csv
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Any
 
-from vlfm.errors import VLFMError
+from vlfm.clips.index_files.rows import Bad, Row
+from vlfm.errors import BadClip, VLFMError
 
 LONGEST = 1 << 24  # characters of a cell; the library's own bound is less than some published captions
+
+
+def make_rows(
+    path: Path,
+    needed: Collection[str],
+    advice: str,
+    name: str,
+    make: Callable[[int, str, dict[str, str]], Row],
+    file: str | None = None,
+    **how: Any,
+) -> Iterator[Row | Bad]:
+    """The rows of a CSV that `make` makes; those of which it raises `BadClip`, or whose cells do not fit, are bad.
+
+    Args:
+        needed, advice, how: of `read_csv`.
+        name: the column that says what a row is of.
+        make: called with the line, what the row is of, and column → cell.
+        file: what rows say they are of; by default the file's name.
+
+    Raises:
+        VLFMError: as `read_csv` does.
+    """
+    for line, values, wrong in read_csv(path, needed, advice, **how):
+        about = values.get(name, "")
+        try:
+            if wrong:
+                raise BadClip(f"{about}: {wrong}")
+            yield make(line, about, values)
+        except BadClip as error:
+            yield Bad(line, about, str(error), path.name if file is None else file)
 
 
 def read_csv(

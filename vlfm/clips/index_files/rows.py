@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from vlfm.clips.download.youtube import ID, YOUTUBE
 from vlfm.clips.index_files.videos import Videos
 from vlfm.errors import BadClip
 from vlfm.splits import TRAIN
@@ -174,7 +175,7 @@ def place_of(
         return Place(source, None, None, False)
     if source := videos.find(*whole):
         return Place(source, start, end, one_shot)
-    if remote.startswith("youtube:"):
+    if remote.startswith(YOUTUBE):
         return Place(remote, 0.0, length, True)
     return Place(remote, start, end, True)
 
@@ -185,11 +186,11 @@ def youtube(video: str, start: float | None = None, end: float | None = None) ->
     Raises:
         BadClip: it is no id of a video.
     """
-    if not re.fullmatch(r"[\w-]{11}", video, re.ASCII):
+    if not ID.fullmatch(video):
         raise BadClip(f"{video!r} is no id of a video of YouTube, which has eleven letters, digits, - and _")
     if start is None or end is None:
-        return f"youtube:{video}"
-    return f"youtube:{video}?start={_plain(start)}&end={_plain(end)}"
+        return f"{YOUTUBE}{video}"
+    return f"{YOUTUBE}{video}?start={_plain(start)}&end={_plain(end)}"
 
 
 def _plain(seconds: float) -> str:

@@ -220,6 +220,17 @@ def test_a_damaged_directory_is_read_or_refused(tmp_path_factory, places, values
         assert "is no zip archive, or not all of it" in str(error)
 
 
+def test_a_member_without_a_name_is_none(tmp_path):
+    path = tmp_path / "a.zip"
+    published.write_zip(path, {"a": b"x", "b.mp4": b"y"})
+    data = bytearray(path.read_bytes())
+    entry = data.index(b"PK\x01\x02")
+    data[entry + 28] = 0  # the length of its name, which is then read as extra data
+    data[entry + 30] = 1
+    path.write_bytes(data)
+    assert list_members([str(path)]) == ["b.mp4"]
+
+
 def test_the_first_archive_that_has_a_member(tmp_path):
     published.write_zip(tmp_path / "a.zip", {"x/one.mp4": b"1", "x/y/two.mp4": b"2", "x/": b""})
     published.write_zip(tmp_path / "b.zip", {"one.mp4": b"3"})

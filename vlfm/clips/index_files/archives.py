@@ -49,7 +49,8 @@ def list_members(parts: Sequence[str]) -> list[str]:
     """
     try:
         with zipfile.ZipFile(VirtualFile([LocalPart(Path(part)) for part in parts])) as archive:
-            return [member.filename for member in archive.infolist() if not member.is_dir()]
+            # Not `is_dir`, which fails on a name of no characters.
+            return [name for name in archive.namelist() if name and not name.endswith("/")]
     except (BadClip, OSError, *DAMAGED) as error:
         raise VLFMError(
             f"{'|'.join(parts)} is no zip archive, or not all of it ({error}); fetch it again, or move it elsewhere"

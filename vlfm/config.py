@@ -257,6 +257,7 @@ class Inversion(Section):
     precision: Literal["auto", "float32", "bfloat16"]
     compile: bool
     dtype: Literal["float16", "float32"]
+    check: Annotated[float, Field(gt=0, le=1)]
 
     @model_validator(mode="after")
     def _guidance_needs_null_text(self):

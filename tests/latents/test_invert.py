@@ -1,8 +1,12 @@
 """A shard of clips → a latent store: what is in it, how it is cut into batches, and how it goes on after a stop."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.data.latents import CHANNELS, FPS, FRAMES, SIZE, small, tree, write_clips, write_decoder
 from vlfm.captions.load import caption_encoder_fingerprint, load_caption_encoder
@@ -87,7 +91,7 @@ def stop_after(monkeypatch, count):
 
 def test_the_store_holds_what_the_decoder_gives(run, decoder, clips):
     config = small()
-    store = LatentStore(run())
+    store = LatentStore(run(check=1))
     assert store.shape == (CHANNELS, SIZE // 6, SIZE // 6) and set(store.lengths.values()) == {FRAMES}
     assert (store.duration, store.fps, store.height, store.width) == (FRAMES / FPS, FPS, SIZE, SIZE)
     assert store.about["frames_a_batch"] == [[0, 2 * FRAMES]]
@@ -118,6 +122,34 @@ def test_the_store_tells_its_depth(run, decoder, clips, tmp_path):
         assert not np.allclose(stores[depth][clip.clip_id].latents, encoded, atol=1e-3)
     with pytest.raises(FingerprintMismatch):
         run("0.5", depth=1)
+
+
+@pytest.mark.parametrize(
+    ("share", "count", "chosen"),
+    [(0.05, 5, [0]), (0.05, 20, [0]), (0.05, 21, [0, 20]), (0.4, 5, [0, 2]), (1, 3, [0, 1, 2]), (0.1, 30, [0, 10, 20])],
+)
+def test_a_share_of_the_clips_is_checked_and_one_at_least(share, count, chosen):
+    names = [f"clip {number}" for number in range(count)]
+    assert invert_batch.chosen_for_check(names, share) == {names[number] for number in chosen}
+
+
+@given(st.integers(1, 300), st.floats(1e-3, 1))
+def test_as_many_clips_are_checked_as_the_share_says_rounded_up(count, share):
+    assert len(invert_batch.chosen_for_check([str(n) for n in range(count)], share)) == math.ceil(
+        round(count * share, 9)
+    )
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_what_is_checked_decides_nothing_but_the_round_trip(run, depth):
+    every, some = (LatentStore(run(f"{check}", check=check, depth=depth)) for check in (1, 0.4))
+    assert every.fingerprint == some.fingerprint
+    for place, (one, other) in enumerate(zip(every, some, strict=True)):
+        assert np.array_equal(one.latents, other.latents)
+        if place in (0, 2):
+            assert other.round_trip == pytest.approx(one.round_trip, abs=1e-3)
+        else:
+            assert math.isnan(other.round_trip) and one.round_trip > 0
 
 
 def test_the_ledger_counts_bytes_and_seconds(run, tmp_path):
@@ -203,7 +235,8 @@ def test_stopped_while_the_store_is_put_together(run, asked, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "other", [{"steps": 5}, {"refine": 0}, {"dtype": "float32"}, {"batch_size": 6}, {"precision": "bfloat16"}]
+    "other",
+    [{"steps": 5}, {"refine": 0}, {"dtype": "float32"}, {"batch_size": 6}, {"precision": "bfloat16"}, {"check": 1}],
 )
 def test_work_under_other_settings_is_not_used(run, monkeypatch, tmp_path, capsys, other):
     whole = tree(run("whole"))

@@ -25,7 +25,7 @@ from vlfm.evaluation.generation.sources import generated
 from vlfm.evaluation.means import number
 from vlfm.experiments.shared.common import COLOURS, write_experiment
 from vlfm.experiments.shared.judged import Headline, Jury, headline, ordered, side_by_side
-from vlfm.experiments.shared.losses import projection_loss, share_left
+from vlfm.experiments.shared.losses import round_trip_and_loss, share_left
 from vlfm.experiments.shared.variants import Variant, projected
 from vlfm.latents.invert import invert_shard, latents_fingerprint
 from vlfm.latents.store import LatentStore
@@ -160,17 +160,16 @@ def _is_made(store: Path, clips: Path, identity: str) -> bool:
 
 
 def _costs(run: Run, here: Path, shards: Sequence[str]) -> Row:
-    """Of a split: PSNR of the round trip through inversion, over all its clips, and what the path costs in dB, over
-    `evaluation.clips` of them."""
+    """Of a split: PSNR of the round trip through inversion, and what the path costs in dB, over `evaluation.clips`."""
     stores = {shard: LatentStore(here / "latents" / f"{shard}.zarr") for shard in shards}
-    round_trips = [clip.round_trip for store in stores.values() for clip in store]
     names = spread([name for store in stores.values() for name in store.clip_ids], run.config.evaluation.clips)
-    decoded, lost = run.frames(names), []
+    decoded, measured = run.frames(names), []
     for shard, store in stores.items():
         for clip in read_shard(here / "coefficients" / f"{shard}.tar", decoded):
             basis = clip_basis(run.config, clip.duration)
-            lost.append(projection_loss(run.decoder, decoded[clip.clip_id], store[clip.clip_id], clip, basis))
-    return {"round_trip": number(np.mean(round_trips)), "projection_loss": number(np.mean(lost))}
+            measured.append(round_trip_and_loss(run.decoder, decoded[clip.clip_id], store[clip.clip_id], clip, basis))
+    round_trip, lost = np.mean(measured, axis=0)
+    return {"round_trip": number(round_trip), "projection_loss": number(lost)}
 
 
 def _left(variant: Variant, model: FlowModel, shards: list[Path]) -> float | None:

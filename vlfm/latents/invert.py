@@ -21,15 +21,16 @@ from vlfm.clips.shards import DecodedClip, read_captions, read_clips
 from vlfm.decoders.load import load_decoder
 from vlfm.errors import FingerprintMismatch, VLFMError
 from vlfm.latents.batch_size import BatchSizes
-from vlfm.latents.invert_batch import Inverter, Result, frames_at_once
+from vlfm.latents.invert_batch import Inverter, Result, chosen_for_check, frames_at_once
 from vlfm.latents.store import VERSION, ClipLatents, LatentStore, write_store
 from vlfm.progress import progress
 from vlfm.storage import unfinished
 from vlfm.storage.files import read_json, remove_partial
 from vlfm.storage.fingerprints import check_fingerprint, fingerprint
 from vlfm.storage.ledger import LedgerRow, check_share_of_bad, write_ledger
+from vlfm.words import plural
 
-# What decides the latents but for the last bits; batch size and compilation decide those.
+# What decides the latents but for the last bits; batch size and compilation decide those, and `check` nothing.
 SETTINGS = (
     "inversion.depth",
     "inversion.steps",
@@ -66,7 +67,8 @@ def invert_shard(
     """Invert a shard of clips into the zarr store `output`, batch by batch.
 
     Frames are read as they are needed, one batch ahead. Length, frame rate and size are those of the shard's clips. A
-    clip whose latents are not finite is left out and told in the ledger. A killed job repeats one batch at most.
+    clip whose latents are not finite is left out and told in the ledger. The round trip is measured on
+    `inversion.check` of the clips. A killed job repeats one batch at most.
 
     Raises:
         FingerprintMismatch: if `output` exists and was made with other settings, or of other clips' length or size.
@@ -88,7 +90,8 @@ def invert_shard(
         decoder = load_decoder(config, decoder_folder, device)
         decoder.batch_size = None  # batches are cut here, by what fits
         sizes = BatchSizes(partial / "batch.json", lambda: frames_at_once(config, decoder, first, len(captions)))
-        inverter = Inverter(config, decoder, sizes)
+        checked = chosen_for_check(list(captions), config.inversion.check)
+        inverter = Inverter(config, decoder, sizes, checked)
 
         stored: list[ClipLatents] = []
         rows: list[LedgerRow] = []
@@ -116,9 +119,11 @@ def invert_shard(
             height=video.height,
             width=video.width,
         )
+    measured = [clip.round_trip for clip in stored if np.isfinite(clip.round_trip)]
+    round_trip = f"{np.mean(measured):.2f} dB of {plural(len(measured), 'clip')}" if measured else "not measured"
     print(
-        f"{output.stem}: round trip {np.mean([clip.round_trip for clip in stored]):.2f} dB; {config.inversion.dtype} "
-        f"moves latents by {max(clip.rounding for clip in stored):.1e} of their RMS at most"
+        f"{output.stem}: {plural(len(stored), 'clip')}; round trip {round_trip}; {config.inversion.dtype} moves "
+        f"latents by {max(clip.rounding for clip in stored):.1e} of their RMS at most"
     )
     remove_partial(partial)
 
@@ -168,7 +173,7 @@ def _partial_folder(config: configs.Config, clips: Path, output: Path, identity:
     made_by = {
         "latents": identity,
         "clips": [stat.st_size, stat.st_mtime_ns],
-        **configs.settings(config, "inversion.batch_size", "inversion.compile"),
+        **configs.settings(config, "inversion.batch_size", "inversion.compile", "inversion.check"),
     }
     return output.parent / f".{output.name}.partial-{fingerprint(made_by)}"
 

@@ -1,7 +1,13 @@
-"""Batches of clips → latents as they are stored, and what they lose; as many frames at once as fit the device."""
+"""Batches of clips → latents as they are stored, and what they lose; as many frames at once as fit the device.
+
+What is lost, the round trip, is measured on a share of the clips: to generate a clip again costs half of what it cost
+to invert it.
+"""
 
 import copy
+import math
 import sys
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,7 +29,8 @@ PROBE_STEPS = 4  # of the walks that find how many frames fit
 class Result:
     """Of one clip: latents (N, C, h, w) as they are stored, what they cost, and why they are no good, if so.
 
-    With guidance also its null text (K, L, D), as it is stored.
+    `round_trip` is NaN for a clip that was not generated again. With guidance also its null text (K, L, D), as it is
+    stored.
     """
 
     latents: torch.Tensor
@@ -34,12 +41,24 @@ class Result:
     null_text: torch.Tensor | None = None
 
 
-class Inverter:
-    """Batches of clips → results, as many frames at once as fit the device."""
+def chosen_for_check(clip_ids: Sequence[str], share: float) -> set[str]:
+    """The clips of a shard whose round trip is measured: `share` of them, rounded up, the first one and then evenly
+    spread."""
+    due = [math.ceil(round(place * share, 9)) for place in range(len(clip_ids) + 1)]
+    return {clip_id for place, clip_id in enumerate(clip_ids) if due[place + 1] > due[place]}
 
-    def __init__(self, config: configs.Config, decoder: VisualDecoder, sizes: BatchSizes):
+
+class Inverter:
+    """Batches of clips → results, as many frames at once as fit the device.
+
+    Args:
+        checked: ids of the clips whose round trip is measured.
+    """
+
+    def __init__(self, config: configs.Config, decoder: VisualDecoder, sizes: BatchSizes, checked: Collection[str]):
         self._decoder = decoder
         self._sizes = sizes
+        self._checked = checked
         self._dtype = getattr(torch, config.inversion.dtype)
         self._prompted = config.inversion.prompt == "caption"
         self._guided = config.inversion.null_text > 0
@@ -64,46 +83,70 @@ class Inverter:
         watch = Stopwatch()
         frames = np.concatenate([clip.frames for clip in batch])
         captions = [clip.caption for clip in batch for _ in clip.frames] if self._prompted else None
-        latents, stored, scores = [], [], []
+        latents, stored = [], []
         for part in np.array_split(np.arange(len(frames)), -(-len(frames) // size)):
             seen = [captions[index] for index in part] if captions else None
-            truth = to_tensor(frames[part]).to(self._decoder.device)
-            found = self._decoder.invert(truth, seen)
-            kept = found.to(self._dtype)
-            # Of the latents as they are stored: the loss of rounding them is part of the round trip.
-            scores.append(psnr(self._decoder.generate(kept.float(), seen), truth).cpu())
+            found = self._decoder.invert(to_tensor(frames[part]).to(self._decoder.device), seen)
             latents.append(found.cpu())
-            stored.append(kept.cpu())
+            stored.append(found.to(self._dtype).cpu())
         lengths = [len(clip.frames) for clip in batch]
+        found, kept = torch.cat(latents).split(lengths), torch.cat(stored).split(lengths)
+        scores = self._check(batch, kept, size)
         seconds = watch.seconds / len(batch)
-        columns = (torch.cat(column).split(lengths) for column in (latents, stored, scores))
-        return [_judge(*row, seconds) for row in zip(*columns, strict=True)]
+        return [_judge(*row, seconds) for row in zip(found, kept, scores, strict=True)]
 
     def _invert_guided(self, clip: DecodedClip, size: int) -> Result:
         """One clip at a time, since its frames share the null text."""
         watch = Stopwatch()
         truth = to_tensor(clip.frames).to(self._decoder.device)
         found, null_text = self._decoder.invert_guided(truth, clip.caption, size)
-        kept, null_text = found.to(self._dtype), null_text.half()
-        scores = [
-            psnr(self._decoder.generate(part.float(), [clip.caption] * len(part), null_text), frames).cpu()
-            for part, frames in zip(kept.split(size), truth.split(size), strict=True)
-        ]
-        result = _judge(found.cpu(), kept.cpu(), torch.cat(scores), watch.seconds)
+        found, kept, null_text = found.cpu(), found.to(self._dtype).cpu(), null_text.half()
+        (scores,) = self._check([clip], [kept], size, null_text)
+        result = _judge(found, kept, scores, watch.seconds)
         return replace(result, null_text=null_text.cpu())
 
+    def _check(
+        self,
+        batch: Sequence[DecodedClip],
+        kept: Sequence[torch.Tensor],
+        size: int,
+        null_text: torch.Tensor | None = None,
+    ) -> list[torch.Tensor | None]:
+        """For each clip the PSNR of its frames (N,) after inversion and regeneration; None for one not to be checked.
 
-def _judge(latents: torch.Tensor, stored: torch.Tensor, scores: torch.Tensor, seconds: float) -> Result:
+        Of the latents as they are stored: the loss of rounding them is part of the round trip.
+        """
+        chosen = [place for place, clip in enumerate(batch) if clip.clip_id in self._checked]
+        found: list[torch.Tensor | None] = [None] * len(batch)
+        if not chosen:
+            return found
+        latents = torch.cat([kept[place] for place in chosen])
+        truth = np.concatenate([batch[place].frames for place in chosen])
+        captions = [batch[place].caption for place in chosen for _ in kept[place]]
+        scores = []
+        for start in range(0, len(latents), size):
+            part = slice(start, start + size)
+            seen = captions[part] if self._prompted else None
+            made = self._decoder.generate(latents[part].to(self._decoder.device).float(), seen, null_text)
+            scores.append(psnr(made, to_tensor(truth[part]).to(made.device)).cpu())
+        lengths = [len(kept[place]) for place in chosen]
+        for place, score in zip(chosen, torch.cat(scores).split(lengths), strict=True):
+            found[place] = score
+        return found
+
+
+def _judge(latents: torch.Tensor, stored: torch.Tensor, scores: torch.Tensor | None, seconds: float) -> Result:
     reason = ""
     if not torch.isfinite(latents).all():
         reason = "inversion gave latents that are not finite; more steps, or float32 for inversion.precision, may help"
     elif not torch.isfinite(stored).all():
         reason = "inversion gave latents too large for float16; set inversion.dtype to float32"
-    elif not torch.isfinite(scores).all():
+    elif scores is not None and not torch.isfinite(scores).all():
         reason = "latents are finite, but frames generated from them are not; inversion.precision: float32 may help"
     size = latents.double().square().mean().sqrt().clamp_min(1e-30)
     rounding = (stored.double() - latents.double()).square().mean().sqrt() / size
-    return Result(stored, scores.mean().item(), rounding.item(), seconds, reason)
+    round_trip = math.nan if scores is None else scores.mean().item()
+    return Result(stored, round_trip, rounding.item(), seconds, reason)
 
 
 def frames_at_once(config: configs.Config, decoder: VisualDecoder, clip: DecodedClip, clips: int) -> int:

@@ -21,15 +21,23 @@ from vlfm.training.objective import Objective
 TIMES = 4  # at which each clip is asked for, on average
 
 
-def projection_loss(
+def round_trip_and_loss(
     decoder: VisualDecoder, clip: DecodedClip, stored: ClipLatents, projected: ClipCoefficients, basis: Basis
-) -> float:
-    """dB that the path on `basis` costs a clip beside its round trip, at its own frames."""
-    values = basis.evaluate(torch.from_numpy(projected.times))
-    latents = reconstruct(torch.from_numpy(projected.coefficients)[None], values[None])[0]
+) -> tuple[float, float]:
+    """A clip's round trip, PSNR in dB at its own frames, and the dB that the path on `basis` costs beside it.
+
+    A round trip that inversion did not measure (`inversion.check`) is measured here.
+    """
     null_text = None if stored.null_text is None else torch.from_numpy(stored.null_text)
-    frames = decoder.generate(latents, [clip.caption] * len(latents), null_text).cpu()
-    return stored.round_trip - float(psnr(frames, to_tensor(clip.frames)).mean())
+
+    def score(latents: torch.Tensor) -> float:
+        frames = decoder.generate(latents, [clip.caption] * len(latents), null_text).cpu()
+        return float(psnr(frames, to_tensor(clip.frames)).mean())
+
+    values = basis.evaluate(torch.from_numpy(projected.times))
+    on_path = reconstruct(torch.from_numpy(projected.coefficients)[None], values[None])[0]
+    round_trip = score(torch.from_numpy(stored.latents)) if math.isnan(stored.round_trip) else stored.round_trip
+    return round_trip, round_trip - score(on_path)
 
 
 @torch.no_grad()

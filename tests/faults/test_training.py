@@ -17,6 +17,7 @@ from vlfm import config as configs
 from vlfm.cli import main
 from vlfm.coefficients.shards import ClipCoefficients, write_shard
 from vlfm.errors import VLFMError
+from vlfm.storage import locks
 from vlfm.storage.checkpoints import Checkpoints, load_state, save_state
 from vlfm.storage.files import write_json
 from vlfm.storage.npy import npy_bytes
@@ -256,3 +257,18 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     (tmp_path / "s.safetensors").write_bytes(npy_bytes(np.ones(3)))
     with pytest.raises(VLFMError, match="no checkpoint, or a damaged one"):
         load_state(tmp_path / "s.safetensors")
+
+
+def test_a_second_trainer_beside_a_first_is_refused_and_goes_on_after_it(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(locks, "PATIENCE", 0.3)
+    run(tmp_path, data, steps=8, checkpoint_every=3)
+    (folder,) = (tmp_path / "checkpoints").iterdir()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with (
+        locks.sole_writer(folder),
+        pytest.raises(VLFMError, match=rf"{folder.name} is being written by process \d+ on .*: wait for its end"),
+    ):
+        run(tmp_path, data, steps=8, checkpoint_every=3)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    run(tmp_path, data, steps=8, checkpoint_every=3)
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]

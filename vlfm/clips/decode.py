@@ -20,6 +20,7 @@ from vlfm.progress import Stopwatch, progress
 from vlfm.storage.files import remove_partial
 from vlfm.storage.fingerprints import fingerprint
 from vlfm.storage.ledger import LedgerRow, check_share_of_bad, write_ledger
+from vlfm.storage.locks import sole_writer
 from vlfm.storage.manifest import Clip, read_manifest, shard_digest
 from vlfm.storage.tar import read_tar, write_tar
 
@@ -50,35 +51,14 @@ def decode_shard(clips: config.Clips, manifest: Path, shard: int, output: Path, 
     plan = read_manifest(manifest, shard)
     shape = _shape(clips, manifest, plan)
     partial = output.parent / f".{output.stem}.partial-{_identity(clips, plan, shape)}"
-    partial.mkdir(parents=True, exist_ok=True)
-    pieces: dict[str, Path] = {}
-    bad: dict[str, tuple[str, float]] = {}
-    with progress(total=len(plan), what=f"decode shard {shard:05d}") as bar:
-        for source, wanted in _by_source(plan).items():
-            watch, paths, settled = Stopwatch(), {}, set()
-            try:
-                file = find(source, sources, clips.timeout, clips.download)
-                paths = {clip.clip_id: _piece(partial, clip, file) for clip in wanted}
-                settled = {name for name, path in paths.items() if path.is_file()}
-                bar.update(len(settled))
-                if len(settled) < len(wanted):
-                    for name, reason, seconds in _decode_source(clips, shape, file, wanted, paths):
-                        bar.update(name not in settled)
-                        settled.add(name)
-                        if reason:
-                            bad[name] = (f"{source}: {reason}", seconds)
-                pieces |= {name: path for name, path in paths.items() if name not in bad}
-            except BadClip as error:
-                pieces |= {name: path for name, path in paths.items() if path.is_file()}
-                new = [clip for clip in wanted if clip.clip_id not in bad | pieces]
-                bar.update(len(wanted) - len(settled))
-                reason = str(error) if source in str(error) else f"{source}: {error}"
-                bad |= {clip.clip_id: (reason, watch.seconds / len(new)) for clip in new}
-    rows = [_ledger_row(clip, pieces.get(clip.clip_id), bad.get(clip.clip_id)) for clip in plan]
-    write_ledger(ledger, rows)
-    check_share_of_bad(rows, clips.max_bad, f"shard {shard:05d}")
-    write_tar(output, (_sample(pieces[clip.clip_id]) for clip in plan if clip.clip_id in pieces))
-    remove_partial(partial)
+    with sole_writer(output):
+        partial.mkdir(parents=True, exist_ok=True)
+        pieces, bad = _decode_plan(clips, plan, shape, partial, sources)
+        rows = [_ledger_row(clip, pieces.get(clip.clip_id), bad.get(clip.clip_id)) for clip in plan]
+        write_ledger(ledger, rows)
+        check_share_of_bad(rows, clips.max_bad, f"shard {shard:05d}")
+        write_tar(output, (_sample(pieces[clip.clip_id]) for clip in plan if clip.clip_id in pieces))
+        remove_partial(partial)
 
 
 @dataclass(frozen=True)
@@ -101,6 +81,36 @@ def _shape(clips: config.Clips, manifest: Path, plan: list[Clip]) -> Shape:
             f"{first.shard}, which clips.duration and clips.size do not list; run `vlfm index` again"
         )
     return Shape(duration, clips.num_frames_of(duration), *size)
+
+
+def _decode_plan(
+    clips: config.Clips, plan: list[Clip], shape: Shape, partial: Path, sources: Path
+) -> tuple[dict[str, Path], dict[str, tuple[str, float]]]:
+    """The good clips' files by their ids; and of the bad ones the reason and the seconds they took."""
+    pieces: dict[str, Path] = {}
+    bad: dict[str, tuple[str, float]] = {}
+    with progress(total=len(plan), what=f"decode shard {plan[0].shard:05d}") as bar:
+        for source, wanted in _by_source(plan).items():
+            watch, paths, settled = Stopwatch(), {}, set()
+            try:
+                file = find(source, sources, clips.timeout, clips.download)
+                paths = {clip.clip_id: _piece(partial, clip, file) for clip in wanted}
+                settled = {name for name, path in paths.items() if path.is_file()}
+                bar.update(len(settled))
+                if len(settled) < len(wanted):
+                    for name, reason, seconds in _decode_source(clips, shape, file, wanted, paths):
+                        bar.update(name not in settled)
+                        settled.add(name)
+                        if reason:
+                            bad[name] = (f"{source}: {reason}", seconds)
+                pieces |= {name: path for name, path in paths.items() if name not in bad}
+            except BadClip as error:
+                pieces |= {name: path for name, path in paths.items() if path.is_file()}
+                new = [clip for clip in wanted if clip.clip_id not in bad | pieces]
+                bar.update(len(wanted) - len(settled))
+                reason = str(error) if source in str(error) else f"{source}: {error}"
+                bad |= {clip.clip_id: (reason, watch.seconds / len(new)) for clip in new}
+    return pieces, bad
 
 
 def _identity(clips: config.Clips, plan: list[Clip], shape: Shape) -> str:

@@ -27,6 +27,7 @@ from vlfm.progress import progress
 from vlfm.splits import LABELS, SPLITS, TRAIN, splits_met
 from vlfm.storage.files import read_json, write_bytes, write_json
 from vlfm.storage.fingerprints import fingerprint
+from vlfm.storage.locks import sole_writer
 from vlfm.storage.pictures import contact_sheet, write_mp4, write_png
 
 STAGES = ("decoder", "inversion", "projection", "network")
@@ -74,36 +75,37 @@ def evaluate(
         }
     )
     partial = videos.parent / f".{videos.name}.partial-{identity}"
-    partial.mkdir(parents=True, exist_ok=True)
-    model = FlowModel.from_pretrained(results / "model", device)
-    decoder = load_decoder(config, results / "decoder", device)
-    split_of = {shard: (splits or {}).get(shard, TRAIN) for shard in shards}
-    chosen: dict[str, list[str]] = {}
-    for split in SPLITS:
-        members = [shard for shard in shards if split_of[shard] == split]
-        chosen |= choose_clips(results, members, config.evaluation.clips)
-    rows: list[dict] = []
-    entries: list[dict] = []
-    bar = progress(total=sum(map(len, chosen.values())), what="evaluate")
-    for shard, clip_ids in chosen.items():
-        for example in _examples(results, shard, clip_ids):
-            clip_id = example.clip.clip_id
-            done = partial / f"{clip_id}.json"
-            if not done.exists():
-                write_json(done, _evaluate_clip(config, example, model, decoder, videos))
-            record = read_json(done)
-            rows += [{**row, "split": split_of[shard]} for row in record["rows"]]
-            entries.append({**record["entry"], "split": split_of[shard]})
-            bar.update(1)
-    bar.close()
+    with sole_writer(videos):
+        partial.mkdir(parents=True, exist_ok=True)
+        model = FlowModel.from_pretrained(results / "model", device)
+        decoder = load_decoder(config, results / "decoder", device)
+        split_of = {shard: (splits or {}).get(shard, TRAIN) for shard in shards}
+        chosen: dict[str, list[str]] = {}
+        for split in SPLITS:
+            members = [shard for shard in shards if split_of[shard] == split]
+            chosen |= choose_clips(results, members, config.evaluation.clips)
+        rows: list[dict] = []
+        entries: list[dict] = []
+        bar = progress(total=sum(map(len, chosen.values())), what="evaluate")
+        for shard, clip_ids in chosen.items():
+            for example in _examples(results, shard, clip_ids):
+                clip_id = example.clip.clip_id
+                done = partial / f"{clip_id}.json"
+                if not done.exists():
+                    write_json(done, _evaluate_clip(config, example, model, decoder, videos))
+                record = read_json(done)
+                rows += [{**row, "split": split_of[shard]} for row in record["rows"]]
+                entries.append({**record["entry"], "split": split_of[shard]})
+                bar.update(1)
+        bar.close()
 
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_json(videos / "index.json", {"fingerprint": identity, "clips": entries})
-    write_bytes(output, text.getvalue().encode())
-    shutil.rmtree(partial)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_json(videos / "index.json", {"fingerprint": identity, "clips": entries})
+        write_bytes(output, text.getvalue().encode())
+        shutil.rmtree(partial)
     _tell(rows, config.clips.fps)
 
 

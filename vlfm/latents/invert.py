@@ -28,6 +28,7 @@ from vlfm.storage import unfinished
 from vlfm.storage.files import read_json, remove_partial
 from vlfm.storage.fingerprints import check_fingerprint, fingerprint
 from vlfm.storage.ledger import LedgerRow, check_share_of_bad, write_ledger
+from vlfm.storage.locks import sole_writer
 from vlfm.words import plural
 
 # What decides the latents but for the last bits; batch size and compilation decide those, and `check` nothing.
@@ -84,7 +85,7 @@ def invert_shard(
     if output.exists():
         _check_output(output, identity, video)
     partial = _partial_folder(config, clips, output, identity)
-    with unfinished.disk_may_be_full(partial):
+    with sole_writer(output), unfinished.disk_may_be_full(partial):
         partial.mkdir(parents=True, exist_ok=True)
         tokens = _encode_captions(config, captions, partial / "captions.safetensors", device)
         decoder = load_decoder(config, decoder_folder, device)
@@ -119,13 +120,13 @@ def invert_shard(
             height=video.height,
             width=video.width,
         )
+        remove_partial(partial)
     measured = [clip.round_trip for clip in stored if np.isfinite(clip.round_trip)]
     round_trip = f"{np.mean(measured):.2f} dB of {plural(len(measured), 'clip')}" if measured else "not measured"
     print(
         f"{output.stem}: {plural(len(stored), 'clip')}; round trip {round_trip}; {config.inversion.dtype} moves "
         f"latents by {max(clip.rounding for clip in stored):.1e} of their RMS at most"
     )
-    remove_partial(partial)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from vlfm.progress import Stopwatch, progress
 from vlfm.storage.checkpoints import Checkpoints, load_state
 from vlfm.storage.files import write_json
 from vlfm.storage.fingerprints import fingerprint
+from vlfm.storage.locks import sole_writer
 from vlfm.training.captions import training_captions
 from vlfm.training.data import Batch, Moments, read_moments
 from vlfm.training.distributed import StopRequest
@@ -62,8 +63,8 @@ def train(
 
     Raises:
         Stopped: after a signal to stop; the last step is saved.
-        VLFMError: if the shards do not belong together or cannot be read, nothing can be written, or gradients stay
-            not finite for `training.max_bad_steps` steps.
+        VLFMError: if the shards do not belong together or cannot be read, nothing can be written, another process
+            trains in the same folder of checkpoints, or gradients stay not finite for `training.max_bad_steps` steps.
     """
     moments = read_moments(moment_files)
     settings = config.training
@@ -77,9 +78,12 @@ def train(
             "mean_square": moments.mean_square.tolist(),
         }
     )
-    with StopRequest() as stop:
+    with StopRequest() as stop, contextlib.ExitStack() as held:
         trainer = Trainer(config, network(config, moments), device, objective)
         main, group = trainer.accelerator.is_main_process, trainer.group
+        with group.together():
+            if main:
+                held.enter_context(sole_writer(checkpoints / identity))
         saved = Checkpoints(checkpoints / identity, settings.keep)
         _resume(trainer, saved)
         source = batches(

@@ -1,16 +1,13 @@
 """What is kept in the folder of downloads, and what is removed, with several processes at once."""
 
-import fcntl
 import multiprocessing
 import os
 import random
 import signal
-import threading
 import time
 
 import pytest
 
-from vlfm.clips.download import cache
 from vlfm.clips.download.cache import Cache, hash_name
 
 SIZE = 1000  # bytes of a file
@@ -86,20 +83,6 @@ def test_what_is_left_of_interrupted_downloads_goes_too(tmp_path):
     assert [old.exists(), work.exists()] != [True, True]
     obtain(Cache(tmp_path, 2 * SIZE), 1)
     assert not old.exists() and not work.exists() and kept(tmp_path) == [0, 1]
-
-
-def test_a_lock_on_a_file_that_is_gone_is_no_lock(tmp_path):
-    """Who waits while the file is removed ends up at the one that the next will find."""
-    first = cache._lock(tmp_path / "lock", fcntl.LOCK_EX)
-    got = []
-    waiting = threading.Thread(target=lambda: got.append(cache._lock(tmp_path / "lock", fcntl.LOCK_EX)))
-    waiting.start()
-    time.sleep(0.2)
-    (tmp_path / "lock").unlink()
-    first.close()
-    waiting.join(10)
-    with pytest.raises(BlockingIOError):
-        cache._lock(tmp_path / "lock", fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def _use(folder, number, ready, finish):

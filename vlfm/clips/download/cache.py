@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from vlfm.storage.locks import lock
+
 OURS = re.compile(r"([0-9a-f]{32})\.(?!lock$)[a-z]+")
 
 _held = threading.local()
@@ -55,11 +57,11 @@ class Cache:
         path = self.folder / f"{name}{suffix}"
         self.folder.mkdir(parents=True, exist_ok=True)
         _hold(None)
-        handle = _lock(path.with_suffix(".lock"), fcntl.LOCK_SH)
+        handle = lock(path.with_suffix(".lock"), fcntl.LOCK_SH)
         try:
             if not path.is_file():
                 making = path.with_suffix(".making")
-                with _lock(making, fcntl.LOCK_EX):
+                with lock(making, fcntl.LOCK_EX):
                     try:
                         if not path.is_file():
                             make(path)
@@ -78,7 +80,7 @@ class Cache:
         """Remove what was not used for longest, until `coming` bytes more fit; what is in use stays."""
         if self._limit is None:
             return
-        with _lock(self.folder / "cache.lock", fcntl.LOCK_EX):
+        with lock(self.folder / "cache.lock", fcntl.LOCK_EX):
             entries = sorted(self._entries(), key=lambda entry: (entry.used, entry.name))
             excess = sum(entry.size for entry in entries) + coming - self._limit
             for entry in entries:
@@ -123,35 +125,11 @@ def _hold(handle: BinaryIO | None) -> None:
         earlier.close()
 
 
-def _lock(path: Path, mode: int) -> BinaryIO:
-    """An open file that is locked until it is closed.
-
-    Who waited for a file that was removed meanwhile has locked nothing that anybody else will see.
-    """
-    while True:
-        handle = open(path, "a+b")
-        try:
-            fcntl.flock(handle, mode)
-            if _is_at(handle, path):
-                return handle
-        except BaseException:
-            handle.close()
-            raise
-        handle.close()
-
-
-def _is_at(handle: BinaryIO, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
-
-
 @contextlib.contextmanager
 def _unused(path: Path) -> Iterator[bool]:
     """Whether no job uses what the lock stands for, and none begins to within the block, after which it is removed."""
     try:
-        handle = _lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        handle = lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         yield False
         return

@@ -21,6 +21,7 @@ from vlfm.run import Run, spread
 from vlfm.splits import LABELS, TEST, TRAIN
 from vlfm.storage import unfinished
 from vlfm.storage.files import write_json
+from vlfm.storage.locks import sole_writer
 from vlfm.storage.pictures import write_png
 from vlfm.storage.tables import Row, write_table
 
@@ -74,7 +75,7 @@ def evaluate_generation(run: Run, output: Path) -> None:
         clips=[prompt.true for prompts in asked.values() for prompt in prompts],
     )
     partial = folder / f".partial-{identity}"
-    with unfinished.disk_may_be_full(partial):
+    with sole_writer(folder), unfinished.disk_may_be_full(partial):
         partial.mkdir(parents=True, exist_ok=True)
         training = _training(sample, partial)
         parts = []
@@ -90,7 +91,7 @@ def evaluate_generation(run: Run, output: Path) -> None:
             if path.name not in names:
                 path.unlink()
         write_json(folder / "index.json", {"fingerprint": identity, "groups": groups})
-    shutil.rmtree(partial)
+        shutil.rmtree(partial)
     for row in rows:
         print(_told(row))
 

@@ -28,6 +28,7 @@ from vlfm.evaluation.generation.trained import FeatureSettings, TrainedFeatures
 from vlfm.progress import progress
 from vlfm.storage.files import read_json, write_json
 from vlfm.storage.fingerprints import fingerprint
+from vlfm.storage.locks import sole_writer
 
 PASSES, LEAST_STEPS = 50, 100  # over few clips, features are trained no longer than so
 TRAINED = "trained"  # generation.features, where they are no model's
@@ -65,21 +66,22 @@ def fit_judges(
     trained = config.generation.features == TRAINED and len(set(captions)) > 1
     digits = all(map(_tells_of_digits, captions))
     partial = output / f".partial-{identity}"
-    partial.mkdir(parents=True, exist_ok=True)
-    if trained and not (partial / "features" / "features.json").exists():
-        _fit_features(config, clips, chosen, captions, device).save(partial / "features")
-    if digits and not (partial / "digits" / "digits.json").exists():
-        seen = list(_seen(clips, chosen, lambda frames: frames[sampled(TRAINING_FRAMES, len(frames))], "digits"))
-        DigitJudge.fit(seen, captions, config.seed).save(partial / "digits")
-    for name in ("features", "digits"):
-        shutil.rmtree(output / name, ignore_errors=True)
-        if (partial / name).exists():
-            (partial / name).rename(output / name)
-    write_json(
-        output / "judges.json",
-        {"fingerprint": identity, "clips": len(captions), "features": trained, "digits": digits},
-    )
-    shutil.rmtree(partial)
+    with sole_writer(output):
+        partial.mkdir(parents=True, exist_ok=True)
+        if trained and not (partial / "features" / "features.json").exists():
+            _fit_features(config, clips, chosen, captions, device).save(partial / "features")
+        if digits and not (partial / "digits" / "digits.json").exists():
+            seen = list(_seen(clips, chosen, lambda frames: frames[sampled(TRAINING_FRAMES, len(frames))], "digits"))
+            DigitJudge.fit(seen, captions, config.seed).save(partial / "digits")
+        for name in ("features", "digits"):
+            shutil.rmtree(output / name, ignore_errors=True)
+            if (partial / name).exists():
+                (partial / name).rename(output / name)
+        write_json(
+            output / "judges.json",
+            {"fingerprint": identity, "clips": len(captions), "features": trained, "digits": digits},
+        )
+        shutil.rmtree(partial)
 
 
 def load_judges(config: configs.Config, folder: Path, device: torch.device) -> Judges:

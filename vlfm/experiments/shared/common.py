@@ -11,6 +11,7 @@ import torch
 
 from vlfm.frames import to_uint8
 from vlfm.storage.files import read_json, write_bytes, write_json
+from vlfm.storage.locks import sole_writer
 from vlfm.storage.pictures import write_mp4
 from vlfm.storage.tables import Row, write_table
 
@@ -26,16 +27,17 @@ def cached(folder: Path, identity: str) -> Iterator[Callable[..., Any]]:
     not read.
     """
     partial = folder / f".partial-{identity}"
-    partial.mkdir(parents=True, exist_ok=True)
+    with sole_writer(folder):
+        partial.mkdir(parents=True, exist_ok=True)
 
-    def measured(key: str, make: Callable[..., Any], *arguments: Any) -> Any:
-        path = partial / f"{key}.json"
-        if not path.exists():
-            write_json(path, make(*arguments))
-        return read_json(path)
+        def measured(key: str, make: Callable[..., Any], *arguments: Any) -> Any:
+            path = partial / f"{key}.json"
+            if not path.exists():
+                write_json(path, make(*arguments))
+            return read_json(path)
 
-    yield measured
-    shutil.rmtree(partial)
+        yield measured
+        shutil.rmtree(partial)
 
 
 def concatenate(records: Iterable[dict]) -> tuple[list[Row], list[dict]]:

@@ -20,6 +20,7 @@ from tests.conftest import ROOT
 from tests.data.hostile import CASES, LENGTH, PHONE, SOME, WIDTH_CASES, Case, Corpus, true_frames
 from vlfm.clips.index.split_videos import split_video
 from vlfm.clips.shards import read_clips
+from vlfm.clips.video_files import damage, probe
 from vlfm.errors import VLFMError
 from vlfm.storage.ledger import read_ledger
 from vlfm.storage.manifest import Clip, read_manifest, write_manifest
@@ -212,6 +213,15 @@ def test_an_id_that_leads_out_of_the_folder_is_refused(tmp_path, name):
     write_manifest(tmp_path / "m.parquet", [Clip(name, PHONE, 0.0, 0.5, "c", 2, 0, 96, 96)])
     with pytest.raises(VLFMError, match="is no name for a file"):
         read_manifest(tmp_path / "m.parquet")
+
+
+def test_damage_in_a_transport_stream_is_told_where_it_is(corpus):
+    """Packets are lost between two key frames: windows before them, and from the second one on, are good."""
+    path = corpus.path("gap.ts")
+    media = probe(path, 60)
+    found = {start: damage(path, media, start, LENGTH) for start in (0.3, 0.6, 1.2, 1.5, 2.3)}
+    assert [start for start, complaint in found.items() if complaint] == [1.2, 1.5], found
+    assert "error while decoding" in found[1.5]
 
 
 @pytest.mark.slow

@@ -265,14 +265,8 @@ def damage(file: Path | str, media: Media, start: float, duration: float) -> str
         start, duration: seconds in the source.
     """
     if media.lead:
-        frames, heard = FFmpegFrames(file, media, start), None
-        for shown, _ in frames:
-            heard = len(frames.damaged) if heard is None else heard  # before the first frame it is about the seek
-            if shown > start + duration:
-                break
-        later = frames.damaged[heard:] if len(frames.damaged) < COMPLAINTS else frames.damaged
-        # What is said of the input ("in#0 …") may be about packets that are read far ahead.
-        return next((complaint for complaint in later if not complaint.startswith("in#")), None)
+        lines = _complaints_about_packets(file, media, start, duration)
+        return next((said(line) for line in lines if DAMAGE.search(line)), None)
     command = _command(
         file,
         # One thread: the more there are, the further they look ahead, at damage that is none of the window's.
@@ -285,6 +279,48 @@ def damage(file: Path | str, media: Media, start: float, duration: float) -> str
     done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL)
     lines = done.stderr.decode(errors="replace").splitlines()
     return next((said(line) for line in lines if DAMAGE.search(line)), None)
+
+
+def _complaints_about_packets(file: Path | str, media: Media, start: float, duration: float) -> list[str]:
+    """What is said of a stretch of a file in which a seek ends anywhere.
+
+    A decoder reads ahead, so that when it complains says little about which frame it means. So it is given the packets
+    of the stretch alone, from the key frame before it.
+    """
+    since = start - media.lead
+    before = {"ss": f"{since + media.offset:.6f}"} if since >= 1 else {}
+    listed = _command(file, before, "-", {"c": "copy", "f": "framecrc"}, "-copyts", "-v", "quiet")
+    first, last, end = None, None, start + duration
+    one, ticks = 1, 1
+    with subprocess.Popen(
+        listed, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, preexec_fn=die_with_parent
+    ) as process:
+        for line in process.stdout:
+            if found := re.match(rb"#tb 0: (\d+)/(\d+)", line):
+                one, ticks = map(int, found.groups())
+            elif found := re.match(rb"0, *(-?\d+), *(-?\d+), *\d+, *\d+, *\w+(?:, F=0x([0-9A-F]+))?", line):
+                decoded, shown = ((int(pts) * one / ticks - media.zero) for pts in found.groups()[:2])
+                if decoded > end:  # and so is all that comes, which is shown later than it is decoded
+                    break
+                key = found[3] is None or int(found[3], 16) & 1
+                if first is None or (key and shown <= start):
+                    first = int(found[1])
+                if shown <= end:
+                    last = int(found[1])
+        process.kill()
+    if last is None:
+        return []
+    drop = f"lt(dts,{first})+gt(dts,{last})".replace(",", "\\,")
+    chosen = {"c": "copy", "bsf:v": f"noise=drop={drop}", "f": "nut"}
+    copied = _command(file, before, "-", chosen, "-copyts", "-v", "quiet")
+    stretch = ffmpeg.input("pipe:0", f="nut", threads=1).output("-", f="null")
+    decode = ffmpeg.compile(stretch.global_args("-hide_banner", "-v", "error"), cmd=imageio_ffmpeg.get_ffmpeg_exe())
+    with subprocess.Popen(
+        copied, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, preexec_fn=die_with_parent
+    ) as process:
+        done = subprocess.run(decode, stdin=process.stdout, capture_output=True)
+        process.kill()
+    return done.stderr.decode(errors="replace").splitlines()
 
 
 class DecordFrames:

@@ -47,7 +47,7 @@ def launch_on_nodes(arguments: Sequence[str], nodes: int) -> int:
     options += ["--kill-on-bad-exit=0", f"--wait={GRACE}"]
     told = {ADDRESS: socket.gethostname(), PORT: str(free_port()), NODES: str(nodes)}
     step = subprocess.Popen(
-        ["srun", *options, sys.executable, "-m", "vlfm.cli", *_without_log(arguments)],
+        ["srun", *options, sys.executable, "-m", "vlfm.cli", *without_log(arguments)],
         env=os.environ | told,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -74,7 +74,8 @@ def launch_on_nodes(arguments: Sequence[str], nodes: int) -> int:
             signal.signal(number, handler)
 
 
-def _without_log(arguments: Sequence[str]) -> list[str]:
+def without_log(arguments: Sequence[str]) -> list[str]:
+    """Command-line arguments less `--log` and its file."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--log")
     return parser.parse_known_args(arguments)[1]

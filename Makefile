@@ -1,4 +1,4 @@
-.PHONY: install test slow lint demo
+.PHONY: install test slow slurm lint demo
 
 install:
 	pip install -c constraints.txt -e '.[test]' pre-commit
@@ -9,6 +9,9 @@ test:
 
 slow:
 	python -m pytest -m slow
+
+slurm:
+	bash tests/cluster/slurm.sh
 
 lint:
 	ruff check . && ruff format --check . && snakemake --lint

@@ -313,6 +313,7 @@ class Training(Section):
         "accumulate",
         "compile",
         "gradient_checkpointing",
+        "nodes",
         "processes",
         "workers",
         "max_bad_steps",
@@ -338,6 +339,7 @@ class Training(Section):
     emphasis: Positive
     weighting: Literal["none", "inverse_energy"]
     workers: Annotated[int, Field(ge=0)]
+    nodes: Count
     processes: Count
     max_bad_steps: Count
     checkpoint_every: Count

@@ -20,6 +20,8 @@ from tests.conftest import SMALL, make_config, merge
 from tests.data.model import write_shards
 from vlfm import config as configs
 from vlfm.storage.checkpoints import load_state
+from vlfm.training import nodes
+from vlfm.training.launch import free_port
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "vlfm.cli"]
 STEPS = 80
@@ -66,11 +68,11 @@ def command(name, *options, launcher=("-m", "vlfm.cli")):
     return [sys.executable, *arguments]
 
 
-def start(folder, name, *options, **more):
+def start(folder, name, *options, environment=ENVIRONMENT, **more):
     return subprocess.Popen(
         command(name, *options, **more),
         cwd=folder,
-        env=ENVIRONMENT,
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -209,6 +211,40 @@ def test_torchrun_does_what_processes_does(folder, straight):
     # `--processes` shares two threads between two; with another number some processors round sums otherwise.
     finish(folder, "b", "--threads", "1", launcher=TORCHRUN)
     assert results(folder, "b") == straight(2)
+
+
+@pytest.mark.slow
+def test_a_launcher_on_each_of_two_nodes_does_what_processes_does(folder, straight):
+    """As srun starts them; tests/cluster/slurm.sh has a real one."""
+    meeting = {nodes.ADDRESS: "localhost", nodes.PORT: str(free_port()), nodes.NODES: "2"}
+    launchers = [
+        start(
+            folder,
+            "b",
+            "--processes",
+            "1",
+            "--threads",
+            "1",
+            environment=ENVIRONMENT | meeting | {"SLURM_PROCID": node},
+        )
+        for node in "10"
+    ]
+    for launcher in launchers:
+        output, _ = launcher.communicate(timeout=120)
+        assert launcher.returncode == 0, output
+    assert results(folder, "b") == straight(2)
+
+
+def test_several_nodes_without_slurm_are_refused(folder):
+    environment = {key: value for key, value in ENVIRONMENT.items() if not key.startswith("SLURM_")}
+    process = start(folder, "a", "--nodes", "2", environment=environment)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and "takes a Slurm job" in output and "training.nodes to 1" in output
+
+
+def test_launchers_on_nodes_get_no_log_of_their_own():
+    arguments = ["train", "--log", "a.log", "--threads", "2", "--log=b.log", "--config", "c.yaml"]
+    assert nodes.without_log(arguments) == ["train", "--threads", "2", "--config", "c.yaml"]
 
 
 @pytest.mark.slow

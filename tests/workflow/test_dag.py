@@ -125,6 +125,18 @@ def test_slurm_profile_plans_the_whole_run(tmp_path):
     assert "train_model" in result.stdout
 
 
+def test_slurm_is_asked_for_as_many_nodes_as_training_takes(tmp_path):
+    options = ["--dry-run", "--workflow-profile", ROOT / "workflow" / "profiles" / "slurm", "--quiet", "progress"]
+    for change, asked in (
+        ("{processes: 4}", {"gpu=4", "nodes=1"}),
+        ("{processes: 4, nodes: 2}", {"gpu=8", "nodes=2", "tasks=2", "mpi=srun", "gres=gpu:4"}),
+    ):
+        plan = snakemake(tmp_path, "train", *options, "--config", f"training={change}").stdout
+        job = plan.split("rule train_model:")[1].split("resources: ")[1].splitlines()[0].split(", ")
+        assert asked <= set(job)
+        assert ("mpi=srun" in job) == ("nodes: 2" in change)
+
+
 # Rule → the log that says it runs, and the seconds from then to the kill: into its work, or amid the imports before it.
 KILLED = {
     "index": ("index.log", 0.3),

@@ -18,16 +18,22 @@ def add(commands: Commands) -> None:
         metrics="results/model/metrics.csv",
         empty_caption="results/captions/empty.safetensors",
     )
-    train.add_argument("--processes", type=int, help="on this machine, one a GPU; default training.processes")
+    train.add_argument("--processes", type=int, help="on each machine, one a GPU; default training.processes")
+    train.add_argument("--nodes", type=int, help="of this Slurm job, to train on; default training.nodes")
 
 
 def _train(arguments):
     from vlfm.training.launch import launch, launched
+    from vlfm.training.nodes import launch_on_nodes, meeting
 
     config = read_config(arguments)
+    nodes = arguments.nodes or config.training.nodes
     processes = arguments.processes or config.training.processes
-    if processes > 1 and not launched():
-        return launch(arguments.command_line, processes, arguments.threads)
+    if not launched():
+        if nodes > 1 and meeting() is None:
+            return launch_on_nodes(arguments.command_line, nodes)
+        if nodes * processes > 1:
+            return launch(arguments.command_line, processes, arguments.threads, meeting())
 
     from vlfm.captions.encoders import read_empty_caption
     from vlfm.training.loop import train

@@ -1,4 +1,4 @@
-"""Several processes of one machine that train together."""
+"""Several processes that train together: those of this machine, or of one of several nodes."""
 
 import os
 import signal
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from vlfm.clips.video_files import die_with_parent
@@ -20,20 +21,42 @@ def launched() -> bool:
     return "LOCAL_RANK" in os.environ
 
 
-def launch(arguments: Sequence[str], processes: int, threads: int) -> int:
+@dataclass(frozen=True)
+class Meeting:
+    """Where processes meet, and which of the nodes that train together this machine is.
+
+    Attributes:
+        address, port: what process 0 listens at, on node 0.
+        node: this machine's number, from 0.
+    """
+
+    address: str
+    port: int
+    node: int = 0
+    nodes: int = 1
+
+
+def free_port(address: str = "") -> int:
+    """A port that nothing listens at on this machine; "" stands for all its addresses."""
+    with socket.socket() as free:
+        free.bind((address, 0))
+        return free.getsockname()[1]
+
+
+def launch(arguments: Sequence[str], processes: int, threads: int, meeting: Meeting | None = None) -> int:
     """Run `vlfm ARGUMENTS` in several processes of this machine that train together.
 
     Signals to stop are passed on. When one process fails, the others are ended; all die with this one.
 
     Args:
-        threads: CPU threads of all together.
+        threads: CPU threads of all together, on this machine.
+        meeting: with the processes of other nodes, as many on each; None: these alone.
 
     Returns:
         The first exit status that is not 0, as a shell would say it, else 0.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    meeting = meeting or Meeting("127.0.0.1", free_port("127.0.0.1"))
+    first, world = meeting.node * processes, meeting.nodes * processes
     share = str(max(1, threads // processes))
     children: list[subprocess.Popen] = []
 
@@ -46,8 +69,8 @@ def launch(arguments: Sequence[str], processes: int, threads: int) -> int:
     before = {number: signal.signal(number, pass_on) for number in numbers}
     try:
         for rank in range(processes):
-            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-            group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": share}
+            place = {"RANK": first + rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": processes}
+            group = {"MASTER_ADDR": meeting.address, "MASTER_PORT": meeting.port, "OMP_NUM_THREADS": share}
             environment = os.environ | {name: str(value) for name, value in (place | group).items()}
             command = [sys.executable, "-m", "vlfm.cli", *arguments, "--threads", share]
             # A session of its own: what the terminal sends to the group arrives once, through this process.

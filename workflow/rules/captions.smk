@@ -12,8 +12,8 @@ rule encode_empty_caption:
         settings=settings("text", "decoder.model"),
     threads: 1
     resources:
-        mem_mb=16000,
-        runtime=60,
+        mem_mb=growing(16000),
+        runtime=growing(60),
         gpu=1,
     conda:
         "../../envs/vlfm.yaml"

@@ -15,8 +15,8 @@ rule make_digits:
         settings=settings("clips.digits", "clips.fps", "clips.duration", "clips.size", "seed"),
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=growing(2000),
+        runtime=growing(60),
     conda:
         "../../envs/vlfm.yaml"
     shell:
@@ -47,8 +47,8 @@ checkpoint index:
         ),
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=120,
+        mem_mb=growing(2000),
+        runtime=growing(120),
     conda:
         "../../envs/vlfm.yaml"
     shell:
@@ -75,8 +75,8 @@ rule decode:
         shard=shard_plan,
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=240,
+        mem_mb=growing(2000),
+        runtime=growing(240),
     conda:
         "../../envs/vlfm.yaml"
     shell:

@@ -16,8 +16,8 @@ rule project:
         settings=settings("flow.basis", "flow.order", "flow.projection", "flow.ridge"),
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     conda:
         "../../envs/vlfm.yaml"
     shell:

@@ -53,6 +53,21 @@ def shard_plan(wildcards):
     return json.dumps({key: value for key, value in about.items() if key != "split"}, sort_keys=True)
 
 
+def growing(amount):
+    """A resource of which a job gets more each time it is tried again: it may have failed for want of it."""
+    return lambda wildcards, attempt: attempt * amount
+
+
+def on_nodes(nodes, gpus):
+    """The resources that make a job of several nodes, as many GPUs on each; none for one node.
+
+    The job starts one launcher on each node itself, which the Slurm plugin has the name `mpi` for.
+    """
+    if nodes == 1:
+        return {}
+    return {"mpi": "srun", "nodes": nodes, "tasks": nodes, "tasks_per_gpu": 0, "gres": f"gpu:{gpus}"}
+
+
 def experiment(name, *details):
     """An experiment's outputs: the table and the figure, the index of its videos, and further tables."""
 

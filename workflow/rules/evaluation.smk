@@ -20,8 +20,8 @@ rule evaluate:
         settings=settings("evaluation", "seed"),
     threads: 16
     resources:
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=growing(8000),
+        runtime=growing(240),
         gpu=1,
     conda:
         "../../envs/vlfm.yaml"

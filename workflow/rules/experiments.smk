@@ -38,8 +38,8 @@ rule interpolate:
         ),
     threads: 16
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=growing(8000),
+        runtime=growing(120),
         gpu=1,
     conda:
         "../../envs/vlfm.yaml"
@@ -76,8 +76,8 @@ rule extrapolate:
         ),
     threads: 16
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=growing(8000),
+        runtime=growing(120),
         gpu=1,
     conda:
         "../../envs/vlfm.yaml"
@@ -102,8 +102,8 @@ rule compare_orders:
         settings=settings("flow.basis", "experiments.clips", "experiments.orders", "experiments.videos", "seed"),
     threads: 16
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=growing(8000),
+        runtime=growing(120),
         gpu=1,
     conda:
         "../../envs/vlfm.yaml"
@@ -130,8 +130,8 @@ rule write_ledger:
         settings=settings("flow.basis", "flow.order", "clips.fps", *SAMPLING, "experiments.videos", "seed"),
     threads: 16
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=growing(8000),
+        runtime=growing(120),
         gpu=1,
     conda:
         "../../envs/vlfm.yaml"
@@ -168,8 +168,8 @@ rule train_head:
         ),
     threads: 16
     resources:
-        mem_mb=16000,
-        runtime=720,
+        mem_mb=growing(16000),
+        runtime=growing(720),
         gpu=1,
     conda:
         "../../envs/vlfm.yaml"
@@ -194,8 +194,8 @@ rule compare_heads:
         settings=settings("seed"),
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=growing(2000),
+        runtime=growing(10),
     conda:
         "../../envs/vlfm.yaml"
     shell:
@@ -219,8 +219,8 @@ rule measure_speed:
         settings=settings("evaluation", "seed"),
     threads: 16
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=growing(8000),
+        runtime=growing(60),
         gpu=1,
     conda:
         "../../envs/vlfm.yaml"
@@ -250,8 +250,8 @@ rule prepare_baselines:
         settings=settings("model", "training", "flow", "experiments.baseline_seconds"),
     threads: 16
     resources:
-        mem_mb=16000,
-        runtime=120,
+        mem_mb=growing(16000),
+        runtime=growing(120),
         gpu=1,
     conda:
         "../../envs/vlfm.yaml"
@@ -289,8 +289,8 @@ rule train_baseline:
         ),
     threads: 16
     resources:
-        mem_mb=16000,
-        runtime=720,
+        mem_mb=growing(16000),
+        runtime=growing(720),
         gpu=1,
     conda:
         "../../envs/vlfm.yaml"
@@ -318,8 +318,8 @@ rule compare_baselines:
         settings=settings("generation", "experiments.videos", "seed"),
     threads: 16
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=growing(8000),
+        runtime=growing(60),
         gpu=1,
     conda:
         "../../envs/vlfm.yaml"
@@ -351,8 +351,8 @@ rule prepare_depths:
         steps=CONFIG.decoder.embedded.steps,
     threads: 16
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=growing(8000),
+        runtime=growing(120),
         gpu=1,
     conda:
         "../../envs/vlfm.yaml"
@@ -392,8 +392,8 @@ rule try_depth:
         ),
     threads: 16
     resources:
-        mem_mb=16000,
-        runtime=720,
+        mem_mb=growing(16000),
+        runtime=growing(720),
         gpu=1,
     conda:
         "../../envs/vlfm.yaml"
@@ -420,8 +420,8 @@ rule compare_depths:
         settings=settings("generation", "experiments.videos", "seed"),
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=growing(4000),
+        runtime=growing(30),
     conda:
         "../../envs/vlfm.yaml"
     shell:

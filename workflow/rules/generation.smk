@@ -15,8 +15,8 @@ rule fit_judges:
         settings=settings("clips.fps", "generation.features", "text", "decoder.model", "seed"),
     threads: 16
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=growing(8000),
+        runtime=growing(60),
         gpu=1,
     conda:
         "../../envs/vlfm.yaml"
@@ -45,8 +45,8 @@ rule generate_held_out:
         settings=settings("generation", "clips.fps", *SAMPLING, "seed"),
     threads: 16
     resources:
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=growing(8000),
+        runtime=growing(240),
         gpu=1,
     conda:
         "../../envs/vlfm.yaml"

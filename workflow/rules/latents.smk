@@ -17,8 +17,8 @@ rule prepare_decoder:
         settings=settings("decoder", "seed") if TRAINED else settings("decoder", "clips.size"),
     threads: 16
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=growing(8000),
+        runtime=growing(120),
         gpu=1,
     conda:
         "../../envs/vlfm.yaml"
@@ -52,8 +52,8 @@ rule invert:
         ),
     threads: 16
     resources:
-        mem_mb=16000,
-        runtime=480,
+        mem_mb=growing(16000),
+        runtime=growing(480),
         gpu=1,
     conda:
         "../../envs/vlfm.yaml"

@@ -16,8 +16,8 @@ rule write_report:
         "results/benchmarks/report.tsv"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=growing(4000),
+        runtime=growing(30),
     conda:
         "../../envs/vlfm.yaml"
     shell:

@@ -28,8 +28,8 @@ rule measure_theory:
         folder=lambda wildcards, output: Path(output.page).parent,
     threads: 16
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=growing(8000),
+        runtime=growing(120),
         gpu=1,
     conda:
         "../../envs/vlfm.yaml"

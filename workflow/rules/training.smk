@@ -18,9 +18,10 @@ rule train_model:
         settings=settings("model", "training", "flow", "seed"),
     threads: 16
     resources:
-        mem_mb=16000,
-        runtime=1440,
-        gpu=CONFIG.training.processes,
+        mem_mb=growing(16000),
+        runtime=1440,  # tried again, it goes on where it was
+        gpu=CONFIG.training.nodes * CONFIG.training.processes,
+        **on_nodes(CONFIG.training.nodes, CONFIG.training.processes),
     conda:
         "../../envs/vlfm.yaml"
     # exec: a signal to the job reaches the trainer itself, which saves and ends with 143.

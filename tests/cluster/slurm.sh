@@ -1,0 +1,204 @@
+#!/usr/bin/env bash
+# A real Slurm of two nodes on this machine runs the small DAG to psnr.csv, and trains on both nodes at once.
+#
+#   sudo bash tests/cluster/slurm.sh         with `snakemake` and `vlfm` in the PATH
+#
+# On the way one job is cancelled and its node goes down under another; psnr.csv must be that of a run without Slurm
+# (a finished one of small.yaml that VLFM_FINISHED_RUN names, or one made here). Training on two nodes is told to stop
+# once; its weights must be those of one process.
+#
+# Needs root, and Debian's packages, which it installs. Where they cannot be had it says so and ends with 0.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+profile=workflow/profiles/slurm
+small="$PWD/tests/workflow/small.yaml"
+
+skip() {
+  echo "tests/cluster/slurm.sh is skipped: $1"
+  exit 0
+}
+
+fail() {
+  echo "tests/cluster/slurm.sh: $1" >&2
+  exit 1
+}
+
+# --------------------------------------------------------------------------------------------- a cluster of two nodes
+
+[[ $(id -u) == 0 ]] || skip "Slurm's daemons need root"
+# srun in a job knows no other place: the plugin clears Slurm's variables there.
+[[ ! -e /etc/slurm/slurm.conf ]] || skip "this machine has a Slurm of its own, in /etc/slurm/slurm.conf"
+if ! type slurmctld slurmd srun munged &> /dev/null; then
+  command -v apt-get > /dev/null || skip "there is no apt-get to install Slurm with"
+  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \
+    slurmctld slurmd slurm-client munge; } > /dev/null || skip "Debian's packages of Slurm could not be installed"
+fi
+
+work=$(mktemp -d)
+daemons=()
+snakemake=
+finish() {
+  status=$?
+  trap - INT TERM
+  if [[ -n $snakemake ]]; then  # at a gentler signal it would wait for its jobs
+    kill -KILL "$snakemake" 2> /dev/null || true
+    wait "$snakemake" 2> /dev/null || true
+  fi
+  if [[ ${#daemons[@]} != 0 ]]; then
+    scancel --me --quiet 2> /dev/null || true
+    for _ in {1..100}; do [[ -n $(squeue --noheader 2> /dev/null) ]] || break; sleep 0.5; done
+    kill "${daemons[@]}" 2> /dev/null || true
+    wait "${daemons[@]}" || true
+  fi
+  if [[ $status != 0 ]]; then
+    for log in "$work"/*.log; do
+      echo "--- the end of $(basename "$log")" >&2
+      tail --lines 30 "$log" >&2
+    done
+  fi
+  rm -rf "$work" /etc/slurm/slurm.conf /etc/slurm/gres.conf
+}
+trap finish EXIT
+trap 'exit 143' INT TERM
+
+read -r port port_one port_two < <(python - << 'END'
+import contextlib, socket
+
+with contextlib.ExitStack() as stack:
+    free = [stack.enter_context(socket.socket()) for _ in range(3)]
+    for each in free:
+        each.bind(("", 0))
+    print(*(each.getsockname()[1] for each in free))
+END
+)
+# Each node says that it has all processors, the memory that the rules ask for, and a GPU, which is none.
+node="NodeHostname=localhost NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=64000 Gres=gpu:1"
+cat > /etc/slurm/slurm.conf << END
+ClusterName=vlfm
+SlurmctldHost=localhost
+SlurmctldPort=$port
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+# Slurm waits as long as a credential lives before it starts a job again.
+AuthInfo=cred_expire=15
+MessageTimeout=60
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SlurmdParameters=config_overrides
+ReturnToService=2
+StateSaveLocation=$work/state
+SlurmdSpoolDir=$work/spool.%n
+SlurmctldPidFile=$work/slurmctld.pid
+SlurmdPidFile=$work/slurmd.%n.pid
+SlurmctldLogFile=$work/slurmctld.log
+SlurmdLogFile=$work/slurmd.%n.log
+GresTypes=gpu
+NodeName=one Port=$port_one $node
+NodeName=two Port=$port_two $node
+PartitionName=all Nodes=ALL Default=YES
+END
+echo "Name=gpu File=/dev/null" > /etc/slurm/gres.conf
+mkdir "$work/state"
+
+if ! munge --no-input > /dev/null 2>&1; then
+  install -d -o munge -g munge /run/munge
+  runuser -u munge -- munged --foreground &> "$work/munged.log" &
+  daemons+=($!)
+fi
+slurmctld -D &> /dev/null &
+daemons+=($!)
+
+# Start a node, and wait until jobs can run there.
+start_node() {
+  slurmd -D -N "$1" &> /dev/null &
+  daemons+=($!)
+  for _ in {1..200}; do
+    [[ -z $(sinfo --noheader --nodes="$1" --states=IDLE 2> /dev/null) ]] || return 0
+    sleep 0.3
+  done
+  fail "node $1 did not start"
+}
+start_node one
+
+# ------------------------------------------------------------------------------------------------------- the small DAG
+
+run="$work/run"
+on_slurm() {  # THREADS ARGUMENTS…
+  exec snakemake --profile "$profile" --directory "$run" --configfile "$small" --max-threads "$1" \
+    --slurm-init-seconds-before-status-checks 3 --seconds-between-status-checks 3 "${@:2}"
+}
+
+# The id of a running job of a rule.
+running() {
+  local id
+  while kill -0 "$snakemake" 2> /dev/null; do
+    id=$(squeue --noheader --states=RUNNING --format='%A %k' | awk -v rule="rule_$1" '$2 ~ "^" rule {print $1; exit}')
+    [[ -n $id ]] && echo "$id" && return
+    sleep 0.3
+  done
+  fail "no job of $1 ran"
+}
+
+finished=${VLFM_FINISHED_RUN:-$work/local}
+if [[ -z ${VLFM_FINISHED_RUN:-} ]]; then
+  snakemake --cores all --directory "$finished" --configfile "$small" results/eval/psnr.csv &> "$work/local.log"
+fi
+
+begin=$SECONDS
+on_slurm "$(nproc)" results/eval/psnr.csv &> "$work/snakemake.log" &
+snakemake=$!
+cancelled=$(running decode)
+scancel "$cancelled"
+orphaned=$(running invert)
+scontrol update nodename=one state=down reason="a test"
+while [[ -n $(squeue --noheader --jobs "$orphaned" --states=RUNNING) ]]; do sleep 0.3; done
+scontrol update nodename=one state=resume
+wait "$snakemake" || fail "the run on Slurm failed"
+snakemake=
+grep -q "'$cancelled' failed, SLURM status is: 'CANCELLED'" "$work/snakemake.log" || fail "no job was cancelled"
+grep -q "mem_mb=4000,.*runtime=480" "$work/snakemake.log" || fail "the next try did not ask for more memory and time"
+grep -qi "requeue.*JobId=$orphaned" "$work/slurmctld.log" || fail "the job was not started again after its node's failure"
+cmp "$run/results/eval/psnr.csv" "$finished/results/eval/psnr.csv"
+echo "on Slurm, a job cancelled and its node down once: the same psnr.csv, in $((SECONDS - begin)) s"
+
+# ---------------------------------------------------------------------------------------------- training on both nodes
+
+start_node two
+begin=$SECONDS
+rm -r "$run/results/checkpoints"
+# One batch in two parts differs by rounding alone, in float32; AdamW, away from the times whose gradients are rounding.
+settings='training={nodes: 2, steps: 60, precision: float32, optimizer: adamw, emphasis: 1.0}'
+on_slurm 1 train --config "$settings" &> "$work/training.log" &
+snakemake=$!
+job=$(running train_model)
+[[ $(squeue --noheader --jobs "$job" --format='%D') == 2 ]] || fail "training is no job of two nodes"
+until compgen -G "$run/results/checkpoints/*/step-*.safetensors" > /dev/null; do
+  kill -0 "$snakemake" 2> /dev/null || fail "training ended before it saved anything"
+  sleep 0.1
+done
+scancel --signal=TERM "$job"
+wait "$snakemake" || fail "training on two nodes failed"
+snakemake=
+grep -q "going on from step" "$run/results/logs/train.log" || fail "training did not stop and go on"
+(
+  cd "$run"
+  vlfm train --config results/config.yaml --nodes 1 --threads 1 \
+    --output one/model --checkpoints one/checkpoints --metrics one/metrics.csv
+) &> "$work/one.log"
+python - "$run/results/model" "$run/one/model" << 'END'
+import sys
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+two, one = (load_file(Path(folder) / "transformer" / "diffusion_pytorch_model.safetensors") for folder in sys.argv[1:])
+assert two.keys() == one.keys()
+largest = max((two[name] - one[name]).abs().max().item() for name in one)
+print("largest difference", largest, max(v.abs().max().item() for v in one.values()))
+END
+echo "training on two nodes, stopped once: the weights of one process, in $((SECONDS - begin)) s"

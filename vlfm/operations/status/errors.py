@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlfm.operations.status.files import files_within
+from vlfm.operations.status.files import changed, files_within
 from vlfm.operations.status.jobs import job_of_log
 from vlfm.operations.status.progress import RunFolder
 
@@ -40,24 +40,23 @@ def read_errors(run: RunFolder) -> list[JobError]:
     yet.
     """
     logs = run.results / "logs"
-    ended = {name.removesuffix(".tsv"): when for name, when, _ in files_within(run.results / "benchmarks", ".tsv")}
     found: dict[str, JobError] = {}
     for name, when, size in files_within(logs, ".log"):
         job = name.removesuffix(".log")
-        if size and not _is_over(run, job, when, ended) and (message := _message(logs / name)):
+        if size and not _is_over(run, job, when) and (message := _message(logs / name)):
             found[job] = JobError(job, when, logs / name, message)
     for failure in run.workflow.failures:
         for log in failure.logs:
             job = job_of_log(log)
-            if job and job not in found and not _is_over(run, job, failure.when, ended):
+            if job and job not in found and not _is_over(run, job, failure.when):
                 found[job] = JobError(job, failure.when, run.results.parent / log, "")
     return sorted(found.values(), key=lambda error: (-error.when, error.job))
 
 
-def _is_over(run: RunFolder, job: str, when: float, ended: dict[str, float]) -> bool:
+def _is_over(run: RunFolder, job: str, when: float) -> bool:
     """Whether what a log said at a time is of the past: the job ended well since, or was begun again."""
-    begun = run.begun(job)
-    return ended.get(job, float("-inf")) >= when or (begun is not None and begun > when)
+    ended, begun = changed(run.results / "benchmarks" / f"{job}.tsv"), run.begun(job)
+    return (ended is not None and ended >= when) or (begun is not None and begun > when)
 
 
 def _message(log: Path) -> str:

@@ -26,13 +26,17 @@ def changed(path: Path) -> float | None:
 
 def files_within(folder: Path, suffix: str) -> Iterator[tuple[str, float, int]]:
     """Every file below a folder with that suffix: its path relative to the folder, when it changed, its bytes."""
-    for place, _, found in os.walk(folder):
-        for name in found:
-            if name.endswith(suffix):
-                path = Path(place, name)
-                with contextlib.suppress(FileNotFoundError):
-                    about = path.stat()
-                    yield path.relative_to(folder).as_posix(), about.st_mtime, about.st_size
+    waiting = [("", str(folder))]
+    while waiting:
+        before, place = waiting.pop()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(place) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append((f"{before}{entry.name}/", entry.path))
+                elif entry.name.endswith(suffix):
+                    with contextlib.suppress(FileNotFoundError):
+                        about = entry.stat()
+                        yield before + entry.name, about.st_mtime, about.st_size
 
 
 def benchmark_seconds(path: Path) -> float | None:
@@ -49,9 +53,14 @@ def count_bad(ledgers: Iterable[Path]) -> dict[Path, int]:
     Of a ledger without bad rows only the statistics at its end are read.
     """
     paths = list(ledgers)
+    shares = [paths[first::READERS] for first in range(min(READERS, len(paths)))]
     with ThreadPoolExecutor(READERS) as readers:
-        counts = readers.map(_count_bad, paths)
-        return {path: count for path, count in zip(paths, counts, strict=True) if count is not None}
+        counted = [pair for pairs in readers.map(_count_share, shares) for pair in pairs]
+    return {path: count for path, count in counted if count is not None}
+
+
+def _count_share(paths: list[Path]) -> list[tuple[Path, int | None]]:
+    return [(path, _count_bad(path)) for path in paths]
 
 
 def _count_bad(path: Path) -> int | None:

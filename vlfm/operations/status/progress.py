@@ -124,7 +124,7 @@ class RunFolder:
                 self._begun[job] = max(when, self._begun.get(job, 0.0))
                 if workflow.works_on(output):
                     self._at_work.add(job)
-        self._names: dict[Path, list[str]] = {}
+        self._names: dict[str, frozenset[str]] = {}
 
     def begun(self, job: str) -> float | None:
         """When a job began that has not ended; None where it has, or never began."""
@@ -138,12 +138,11 @@ class RunFolder:
     def at_work(self, job: str) -> bool:
         return job in self._at_work
 
-    def names(self, folder: str) -> list[str]:
+    def names(self, folder: str) -> frozenset[str]:
         """The names in a folder of the results, listed once."""
-        path = self.results / folder
-        if path not in self._names:
-            self._names[path] = names(path)
-        return self._names[path]
+        if folder not in self._names:
+            self._names[folder] = frozenset(names(self.results / folder))
+        return self._names[folder]
 
     def holds(self, path: str) -> bool:
         """Whether a file or folder of the results is there, finished: not what a job is at."""
@@ -202,12 +201,8 @@ def _sharded(run: RunFolder, sharded: Sharded, bad_before: dict[str, int]) -> Pr
     if run.plan is None:
         return Progress(sharded.stage, "clips", 0, None, 0, None)
     clips = {shard: max(0, int(about["clips"]) - bad_before.get(shard, 0)) for shard, about in run.plan.items()}
-    finished = {
-        shard
-        for shard in clips
-        if all(run.holds(output.format(shard=shard)) for output in sharded.outputs)
-        and run.begun(f"{sharded.stage}/{shard}") is None
-    }
+    written = {shard for shard in clips if all(run.holds(output.format(shard=shard)) for output in sharded.outputs)}
+    finished = {shard for shard in written if run.begun(f"{sharded.stage}/{shard}") is None}
     if sharded is DECODE_UNCAPTIONED:
         finished |= {shard for shard in clips if run.holds(f"clips/{shard}.tar")}
     ledgers = {run.results / sharded.ledger.format(shard=shard): shard for shard in finished}
@@ -216,7 +211,10 @@ def _sharded(run: RunFolder, sharded: Sharded, bad_before: dict[str, int]) -> Pr
         bad_before[shard] = bad_before.get(shard, 0) + count
     unfinished = _unfinished(run, sharded, clips.keys() - finished)
     done = sum(max(0, clips[shard] - bad.get(shard, 0)) for shard in finished)
-    done += sum(min(clips[shard], part.clips) for shard, part in unfinished.items())
+    # Outputs appear whole: a job that has written its own is tidying up. What a killed one wrote is made again.
+    ending = {shard for shard in written - finished if run.at_work(f"{sharded.stage}/{shard}")}
+    done += sum(clips[shard] for shard in ending)
+    done += sum(min(clips[shard], part.clips) for shard, part in unfinished.items() if shard not in ending)
     return Progress(
         stage=sharded.stage,
         unit="clips",

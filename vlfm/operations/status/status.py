@@ -144,7 +144,7 @@ def in_words(status: Status) -> str:
     if status.at_work:
         lines += ["", "at work now:", *_open_jobs(status.at_work, status.now)]
     if status.unfinished:
-        lines += ["", "begun and not finished, no job is at it:", *_open_jobs(status.unfinished, status.now)]
+        lines += ["", "begun and not finished, no run has them:", *_open_jobs(status.unfinished, status.now)]
     if status.errors:
         more = f", the newest {SHOWN}" if len(status.errors) > SHOWN else ""
         lines += ["", f"{plural(len(status.errors), 'job')} failed{more}:", *_errors(status.errors[:SHOWN])]
@@ -173,7 +173,7 @@ def _workflow(status: Status) -> list[str]:
     else:
         text = f"no run goes on; the last one began {_clock(flow.since)}"
     if flow.done is not None:
-        text += f"; {flow.done:,} of its {flow.jobs:,} jobs are done"
+        text += f"; its jobs: {flow.done:,} of {flow.jobs:,} done"
     lines = [text]
     if flow.workers and flow.state in ("idle", "gone"):
         lines.append(

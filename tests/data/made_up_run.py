@@ -8,17 +8,16 @@ from pathlib import Path
 from vlfm.storage.files import write_json
 from vlfm.storage.ledger import LedgerRow, write_ledger
 
-RAN = ("2026-11-27T095406.571554", "vm")  # when the newest run began, and on which machine
 
-
-def make_run(folder: Path, shards: int, clips: int, done: dict[str, int], seconds: float, start: float) -> Path:
+def make_run(
+    folder: Path, shards: int, clips: int, done: dict[str, int], seconds: float, start: float, lossy: int = 100
+) -> Path:
     """Write a run of `shards` shards of `clips` clips; returns its results.
-
-    Every hundredth shard has lost one clip in decoding.
 
     Args:
         done: how many shards decode, invert and project have done.
         seconds: that each job took, one after the other from `start` (seconds since the epoch).
+        lossy: every so manieth shard has lost a clip in decoding.
     """
     results = folder / "results"
     names = [f"{shard:05d}" for shard in range(shards)]
@@ -33,7 +32,7 @@ def make_run(folder: Path, shards: int, clips: int, done: dict[str, int], second
         for place, name in enumerate(names[:count]):
             for output in outputs[stage]:
                 touch(results / output.format(name))
-            kind = ledgers[stage == "decode" and place % 100 == 99]
+            kind = ledgers[stage == "decode" and (place + 1) % lossy == 0]
             shutil.copyfile(kind, results / outputs[stage][0].split("/")[0] / f"{name}.ledger.parquet")
             touch(results / "logs" / stage / f"{name}.log", "", start + seconds * (place + 1))
             benchmark(results, f"{stage}/{name}", seconds, start + seconds * (place + 1))

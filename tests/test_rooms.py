@@ -23,7 +23,7 @@ ROOMS = [
     {"generate"},
     {"evaluation"},
     {"experiments", "theory"},
-    {"report"},
+    {"report", "operations"},
     {"commands"},
     {"cli"},
 ]

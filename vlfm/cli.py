@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 
 from vlfm import __version__
-from vlfm.commands import clips, evaluation, latents, training, videos
+from vlfm.commands import clips, evaluation, latents, operations, training, videos
 from vlfm.commands.options import Commands, rank
 from vlfm.errors import Stopped, VLFMError
 
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vlfm {__version__}")
     commands = Commands(parser)
-    for group in (clips, latents, training, evaluation, videos):
+    for group in (clips, latents, training, evaluation, videos, operations):
         group.add(commands)
     return parser
 

@@ -16,6 +16,7 @@ import numpy as np
 from vlfm import config as configs
 from vlfm.errors import VLFMError
 from vlfm.storage.files import read_json
+from vlfm.words import bytes_in_words, seconds_in_words, table_in_words
 
 CORES_A_JOB = 16  # what rules that compute ask for; see workflow/rules/common.smk
 
@@ -259,14 +260,7 @@ def table(lines: Sequence[Forecast]) -> str:
             _time(sum(known)),
         )
     )
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    text = [
-        "  ".join(
-            cell.ljust(width) if place == 0 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in (header, *rows)
-    ]
+    text = table_in_words([header, *rows])
     missing = [line.stage for line in lines if line.seconds is None]
     if missing:
         text.append(f"not measured, or not at this size, and not counted: {', '.join(missing)}")
@@ -281,22 +275,8 @@ def _count(number: int | None) -> str:
 
 
 def _size(size: int | None) -> str:
-    if size is None:
-        return "?"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size < 1000 or unit == "TB":
-            return f"{size:.3g} {unit}" if size < 1000 else f"{size:,.0f} {unit}"
-        size /= 1000
-    raise AssertionError
+    return "?" if size is None else bytes_in_words(size)
 
 
 def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "?"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours // 24} d {hours % 24} h" if hours >= 48 else f"{hours} h {minutes:02d} min"
+    return "?" if seconds is None else seconds_in_words(seconds)

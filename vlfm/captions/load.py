@@ -1,5 +1,7 @@
 """The caption encoder that a configuration names."""
 
+from pathlib import Path
+
 import torch
 
 from vlfm import config as configs
@@ -15,8 +17,13 @@ def load_caption_encoder(config: configs.Config, device: torch.device) -> Captio
 
 def caption_encoder_fingerprint(config: configs.Config) -> str:
     """Identity of the caption embeddings, without loading the encoder: its files are read, once through."""
+    return encoder_fingerprint(locate_caption_encoder(config), config.text.max_tokens, _caption_encoder(config)[1])
+
+
+def locate_caption_encoder(config: configs.Config, online: bool = True) -> Path:
+    """The folder of the caption encoder; `online` False never fetches."""
     model, parts, key = _caption_encoder(config)
-    return encoder_fingerprint(locate(model, set(parts), key), config.text.max_tokens, parts)
+    return locate(model, set(parts), key, online)
 
 
 def _caption_encoder(config: configs.Config) -> tuple[str, tuple[str, str], str]:

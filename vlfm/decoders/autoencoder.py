@@ -95,17 +95,21 @@ class LatentAutoencoder:
         return cls(network)
 
 
-def locate_autoencoder(model: str, key: str = "decoder.model") -> Path:
+def locate_autoencoder(model: str, key: str = "decoder.model", online: bool = True) -> Path:
     """The folder with an autoencoder's config.json: of `model` (folder or hub id) itself, or its `vae`.
+
+    Args:
+        key: the configuration's key that named it, for messages.
+        online: False never fetches.
 
     Raises:
         VLFMError: if there is neither, and none could be fetched.
     """
     reasons: dict[str, VLFMError] = {}
-    for online in (False, True):
+    for fetch in (False, True) if online else (False,):
         for part in ("vae", ""):
             try:
-                return locate(model, {part}, key, online) / part
+                return locate(model, {part}, key, fetch) / part
             except VLFMError as error:
                 reasons[part] = error
         if Path(model).expanduser().exists():

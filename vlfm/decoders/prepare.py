@@ -57,16 +57,22 @@ def prepare_decoder(config: configs.Config, shards: list[Path], output: Path, de
     print(f"{config.decoder.name} in {model}: latents {'×'.join(map(str, shapes[0]))}, fingerprint {identity}")
 
 
-def locate_decoder(settings: configs.Decoder) -> tuple[Path, Path | None, tuple[str, ...]]:
-    """The model's folder, stable-diffusion's autoencoder's, and the parts of the first that are used."""
+def locate_decoder(settings: configs.Decoder, online: bool = True) -> tuple[Path, Path | None, tuple[str, ...]]:
+    """The model's folder, stable-diffusion's autoencoder's, and the parts of the first that are used.
+
+    Args:
+        online: False never fetches.
+    """
     if settings.name == "autoencoder":
-        return locate_autoencoder(settings.model), None, ("",)
+        return locate_autoencoder(settings.model, online=online), None, ("",)
     if settings.name == "stable-diffusion":
         parts = stable_diffusion.PARTS
         own = () if settings.vae else ("vae",)
-        model = locate(settings.model, {*parts, *own})
-        return model, locate_autoencoder(settings.vae, "decoder.vae") if settings.vae else model / "vae", parts
+        model = locate(settings.model, {*parts, *own}, online=online)
+        if settings.vae:
+            return model, locate_autoencoder(settings.vae, "decoder.vae", online), parts
+        return model, model / "vae", parts
     parts = rectified_flow.PARTS
-    model = locate(settings.model, parts)
+    model = locate(settings.model, parts, online=online)
     optional = rectified_flow.OPTIONAL_PARTS
     return model, None, parts + (optional if is_whole(model, optional) else ())

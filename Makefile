@@ -12,6 +12,7 @@ slow:
 
 lint:
 	ruff check . && ruff format --check . && snakemake --lint
+	mypy && vulture && deptry vlfm benchmarks && deptry tests --ignore DEP002,DEP004
 
 demo:
 	snakemake --cores all

@@ -15,6 +15,7 @@ slurm:
 
 lint:
 	ruff check . && ruff format --check . && snakemake --lint
+	mypy && vulture && deptry vlfm benchmarks && deptry tests --ignore DEP002,DEP004
 
 demo:
 	snakemake --cores all

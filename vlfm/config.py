@@ -6,7 +6,7 @@ Defaults live in `config.yaml` alone; the schema has none, so that the two canno
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
@@ -77,7 +77,7 @@ class Digits(Section):
     wander: Annotated[float, Field(ge=0, le=0.5)]
 
     @model_validator(mode="after")
-    def _apart(self):
+    def _apart(self) -> Self:
         if self.count == 2 and self.wander < SIDE[2]:
             raise ValueError(
                 f"wander is {self.wander:g}: two digits would lie on each other in the middle; set it to 0.5"
@@ -174,7 +174,7 @@ class Clips(Section):
         return self.model_copy(update={"duration": duration, "size": [(height, width)]})
 
     @model_validator(mode="after")
-    def _whole_frames(self):
+    def _whole_frames(self) -> Self:
         for duration in self.durations:
             frames = self.num_frames_of(duration)
             if frames < 2 or abs(self.fps * duration - frames) > 1e-6:
@@ -187,7 +187,7 @@ class Clips(Section):
         return self
 
     @model_validator(mode="after")
-    def _digits_fit(self):
+    def _digits_fit(self) -> Self:
         if self.index != "moving-digits":
             return self
         if len(self.durations) > 1 or len(self.sizes) > 1 or len(set(self.sizes[0])) > 1:
@@ -238,7 +238,7 @@ class Decoder(Section):
     embedded: Embedded
 
     @model_validator(mode="after")
-    def _has_a_model(self):
+    def _has_a_model(self) -> Self:
         if self.name != "embedded" and not self.model:
             raise ValueError(f"decoder.model must name a diffusers folder or hub id for decoder.name {self.name}")
         if self.vae and self.name != "stable-diffusion":
@@ -260,7 +260,7 @@ class Inversion(Section):
     check: Annotated[float, Field(gt=0, le=1)]
 
     @model_validator(mode="after")
-    def _guidance_needs_null_text(self):
+    def _guidance_needs_null_text(self) -> Self:
         if (self.guidance > 1) != (self.null_text > 0) or (self.null_text and self.prompt == "empty"):
             raise ValueError(
                 "inversion.guidance above 1, inversion.null_text above 0 and inversion.prompt: caption go together: "
@@ -301,7 +301,7 @@ class Model(Section):
     caption_in_adaln: bool
 
     @model_validator(mode="after")
-    def _odd(self):
+    def _odd(self) -> Self:
         if self.convolution and self.convolution % 2 == 0:
             raise ValueError(f"model.convolution is {self.convolution}; its side must be odd, 5 say, or 0 for none")
         return self
@@ -394,7 +394,7 @@ class Config(Section):
     experiments: Experiments
 
     @model_validator(mode="after")
-    def _recurrences_are_legendres(self):
+    def _recurrences_are_legendres(self) -> Self:
         if self.flow.projection != "lstsq" and self.flow.basis != "legendre":
             raise ValueError(
                 f"flow.projection is {self.flow.projection}, a recurrence for Legendre polynomials, but flow.basis is "
@@ -403,7 +403,7 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _sections_agree(self):
+    def _sections_agree(self) -> Self:
         frames = self.clips.num_frames_of(self.clips.shortest)
         if self.flow.order > frames:
             raise ValueError(

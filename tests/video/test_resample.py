@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from vlfm.errors import VLFMError
 from vlfm.experiments.shared.scene import scene
 from vlfm.video.motion import Motion
-from vlfm.video.resample import PATHS, PathSettings, Resampler, blended_weights, window_starts
+from vlfm.video.resample import PATHS, PathSettings, Resampler, blended_weights
 from vlfm.video.spaces import Pixels
 from vlfm.video.weights import tail_weights
 
@@ -42,6 +42,15 @@ def settings_of(draw):
         window,
         draw(st.integers(1, int(2 * window**0.5))),
     )
+
+
+def window_starts(count: int, settings: PathSettings) -> list[int]:
+    """Where the windows of a shot of `count` frames begin: every hop, and one that ends with the shot."""
+    if count <= settings.window:
+        return [0]
+    starts = list(range(0, count - settings.window + 1, settings.hop))
+    last = count - settings.window
+    return starts if starts[-1] == last else [*starts, last]
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ from typing import Self
 import torch
 
 from vlfm.errors import VLFMError
-from vlfm.flow.theory import lipschitz_quotient
 
 Captions = Sequence[str] | None
 
@@ -73,38 +72,6 @@ class VisualDecoder(ABC):
         Raises:
             VLFMError: for null text, by a decoder that takes no guidance.
         """
-
-    @torch.no_grad()
-    def lipschitz(
-        self, latents: torch.Tensor, captions: Captions = None, directions: int = 4, size: float = 0.1, seed: int = 0
-    ) -> tuple[float, float]:
-        """How far pictures move with their latents: the largest and the median quotient `||D(u+δ) − D(u)|| / ||δ||`.
-
-        The largest is a lower bound of L0 (Assumption C.8), which Theorem 5.3 multiplies every error of a latent by.
-        δ are `directions` random ones of `size` · ||u|| for each latent, and the way from each latent to the next.
-
-        Args:
-            latents: u of real frames, (B, C, h, w).
-            captions: one per frame, as for `generate`.
-            seed: of the random directions.
-        """
-        latents = latents.float().cpu()
-        generator = torch.Generator().manual_seed(seed)
-        lengths = latents.flatten(1).norm(dim=1)
-        steps = []
-        for _ in range(directions):
-            step = torch.randn(latents.shape, generator=generator)
-            steps.append(step * (size * lengths / step.flatten(1).norm(dim=1))[:, None, None, None])
-        if len(latents) > 1:
-            steps.append(latents.roll(-1, 0) - latents)
-
-        def generate(points: torch.Tensor) -> torch.Tensor:
-            return self.generate(points, captions).cpu()
-
-        start = generate(latents)
-        quotients = torch.cat([lipschitz_quotient(generate, latents, step, start) for step in steps])
-        quotients = quotients[quotients.isfinite()]  # two frames may be the same
-        return quotients.max().item(), quotients.median().item()
 
 
 def refuse_null_text(decoder: VisualDecoder, null_text: torch.Tensor | None) -> None:

@@ -67,4 +67,5 @@ def legs_step(order: int, start: float, end: float, method: str) -> tuple[Tensor
 
 
 def _solve(lower: Tensor, right: Tensor) -> Tensor:
-    return torch.linalg.solve_triangular(lower, right, upper=False)
+    solution: Tensor = torch.linalg.solve_triangular(lower, right, upper=False)
+    return solution

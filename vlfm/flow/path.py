@@ -2,13 +2,15 @@
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from vlfm.flow.bases import Basis
+from vlfm.flow.bases.per_clip import BasisPerClip
 from vlfm.flow.projection import reconstruct
-from vlfm.flow.schedules import Schedule
+from vlfm.flow.schedules import Schedule, SchedulePerClip
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,31 @@ class PathSample:
     sigma_dot: Tensor
 
 
+class Functions(Protocol):
+    """What a path asks of its basis."""
+
+    @property
+    def duration(self) -> float: ...
+
+    def evaluate(self, t: Tensor) -> Tensor: ...
+
+    def derivative(self, t: Tensor) -> Tensor: ...
+
+
+class Levels(Protocol):
+    """What a path asks of its schedule."""
+
+    @property
+    def duration(self) -> float: ...
+
+    def sigma(self, t: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def mean_scale(self, t: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
 @dataclass(frozen=True)
-class VideoLatentPath:
-    """A basis and a schedule over the same [0, T].
+class Mixture:
+    """Functions of time and noise levels over the same [0, T].
 
     Throughout, H is (B, *shape, s), z (B, *shape), and t is (B,), one time a clip, or (B, K). Times are
     seconds in [0, T]; they are not checked here, where training would wait for the device: beyond T the
@@ -36,10 +60,10 @@ class VideoLatentPath:
     check theirs.
     """
 
-    basis: Basis
-    schedule: Schedule
+    basis: Functions
+    schedule: Levels
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not math.isclose(self.basis.duration, self.schedule.duration, rel_tol=1e-9):
             raise ValueError(
                 f"the basis spans {self.basis.duration:g} s and the schedule {self.schedule.duration:g} s; "
@@ -80,6 +104,22 @@ class VideoLatentPath:
             sigma=sigma,
             sigma_dot=sigma_dot,
         )
+
+
+@dataclass(frozen=True)
+class VideoLatentPath(Mixture):
+    """The mixture of one basis and one schedule: clips of one length."""
+
+    basis: Basis
+    schedule: Schedule
+
+
+@dataclass(frozen=True)
+class PathPerClip(Mixture):
+    """The mixture for clips of different lengths side by side, in shares of their lengths."""
+
+    basis: BasisPerClip
+    schedule: SchedulePerClip
 
 
 @dataclass(frozen=True)

@@ -213,7 +213,7 @@ def _least_squares(times: Tensor, basis: Basis, ridge: float) -> Tensor:
         design = torch.cat([design, torch.diag(math.sqrt(count * ridge) * basis.roughness)])
     q, r = torch.linalg.qr(design)
     # W = Q R⁻ᵀ: no normal equations, whose condition number would be squared.
-    weights = torch.linalg.solve_triangular(r, q.T, upper=True).T[:count].contiguous()
+    weights: Tensor = torch.linalg.solve_triangular(r, q.T, upper=True).T[:count].contiguous()
     gain = amplification(weights, times, basis)
     if (order > safe and (not ridge or gain > 1)) or gain > AMPLIFICATION_WARNED:
         warnings.warn(

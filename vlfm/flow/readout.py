@@ -7,8 +7,6 @@ from vlfm.errors import VLFMError
 from vlfm.flow.path import over_times, per_time
 from vlfm.flow.schedules import Schedule
 
-READOUTS = ("mean", "sample")
-
 
 def mean(psi: Tensor, z: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
     """`û_t = (ψ_t − σ_t z) / m(t)`: the noise is known, so it is taken out (the default).
@@ -25,6 +23,9 @@ def mean(psi: Tensor, z: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
 def sample(psi: Tensor, z: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
     """ψ_t itself, noise included: the paper's readout."""
     return psi
+
+
+READOUTS = {"mean": mean, "sample": sample}
 
 
 def check_scale(scale: Tensor) -> None:

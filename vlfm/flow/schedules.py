@@ -72,7 +72,7 @@ class ExactSchedule(Schedule):
     sigma_min: float = 0.01
     renoise: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._check()
         if not 0 <= self.renoise <= 1:
             raise VLFMError(f"renoise must lie in [0, 1]; it is {self.renoise}")
@@ -110,7 +110,7 @@ class PaperSchedule(Schedule):
     sigma_min: float = 0.01
     alpha: float = 10.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._check()
         if not (math.isfinite(self.alpha) and self.alpha > 0):
             raise VLFMError(f"alpha must be positive and finite; it is {self.alpha}")
@@ -127,7 +127,7 @@ class PaperSchedule(Schedule):
         return scale * (ripple + decay) + self.sigma_min, scale * (ripple_dot - self.alpha * decay)
 
 
-class SchedulePerClip(Schedule):
+class SchedulePerClip:
     """Clips of different lengths side by side in one batch: each its own schedule, over shares of its length.
 
     H has one shape whatever the length (Lemma 5.4); σ and m alone must know how many frames a clip has.
@@ -136,11 +136,12 @@ class SchedulePerClip(Schedule):
     All are evaluated and one is taken: the numbers are few, and nothing waits for the device.
     """
 
+    duration = 1.0
+
     def __init__(self, schedules: Sequence[Schedule], which: Tensor):
         if any(schedule.duration != 1 for schedule in schedules):
             raise ValueError("schedules side by side measure time in shares of a clip's length: their duration is 1")
         self.schedules, self.which = schedules, which
-        self.duration, self.sigma_min = 1.0, schedules[0].sigma_min
 
     @property
     def lead_in(self) -> Tensor:
@@ -152,13 +153,16 @@ class SchedulePerClip(Schedule):
 
     @property
     def starts_at_noise(self) -> bool:
+        """Whether the mean of every clip starts at 0."""
         return all(schedule.starts_at_noise for schedule in self.schedules)
 
     def sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """σ(t) of each clip and dσ/dt, (B,) or (B, K)."""
         values, slopes = zip(*(schedule.sigma(t) for schedule in self.schedules), strict=True)
         return each_own(values, self.which), each_own(slopes, self.which)
 
     def mean_scale(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """m(t) of each clip and dm/dt, (B,) or (B, K)."""
         values, slopes = zip(*(schedule.mean_scale(t) for schedule in self.schedules), strict=True)
         return each_own(values, self.which), each_own(slopes, self.which)
 

@@ -43,11 +43,11 @@ def exponential(
     times = check_query_times(times, path.duration, z)
     nodes = _nodes(steps, nodes, path)
     psi, start = z, z.new_full((len(z),), nodes[0], dtype=times.dtype)
-    result = None
+    result = z
     for index, node in enumerate(nodes):
         coefficients = _predicted(predict, psi, start, path)
         last = index == len(nodes) - 1
-        if result is None:
+        if index == 0:
             result = exponential_step(coefficients, psi, start, times, path)
         elif bool((times >= node).any()):
             later = per_time(times >= node, result).bool()
@@ -105,7 +105,7 @@ def ode(
     if len(grid) == 1:
         return z.unsqueeze(1).clone()
     try:
-        states = odeint(
+        states: Tensor = odeint(
             lambda t, psi: field(psi, for_network(t.expand(len(psi)), z)),
             z,
             grid,
@@ -149,7 +149,7 @@ def render(
             check_finite(latents, "the rendered latents of", PREDICTION_REMEDY)
             return latents
     psi = exponential(predict, z, path, times, steps)
-    latents = getattr(readouts, readout)(psi, z, times, path.schedule)
+    latents = readouts.READOUTS[readout](psi, z, times, path.schedule)
     check_finite(latents, "the rendered latents of", PREDICTION_REMEDY)
     return latents
 

@@ -19,6 +19,7 @@ Hence the short δ and the long window.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +36,8 @@ TAILS = ("continued", "hold", "linear", "refit")
 
 def growth(basis: Basis, t: Tensor) -> Tensor:
     """`||g(t)||` in units of its largest within the clip, t's shape: 1 at T for Legendre, never above 1 for cosines."""
-    return basis.evaluate(t).norm(dim=-1) / basis.peak
+    norm: Tensor = basis.evaluate(t).norm(dim=-1)
+    return norm / basis.peak
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class ExtendedPath:
     refit_order: int = 2
     refit_frames: int = 16
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.tail not in TAILS:
             raise VLFMError(f"unknown tail {self.tail!r}; there are {', '.join(TAILS)}")
         positive = {"damping": self._damping, "window": self._window, "max_growth": self.max_growth}
@@ -98,7 +100,7 @@ class ExtendedPath:
     def _window(self) -> float:
         return self.duration if self.window is None else self.window
 
-    def _joined(self, t: Tensor, inside, which: int) -> Tensor:
+    def _joined(self, t: Tensor, inside: Callable[[Tensor], Tensor], which: int) -> Tensor:
         t = torch.as_tensor(t)
         t = t if t.is_floating_point() else t.to(torch.get_default_dtype())
         if t.ndim > 2:

@@ -191,7 +191,7 @@ def lipschitz_quotient(
     (B, *picture). points: u, (B, *shape). steps: δ, (B, *shape). start: D(u), if it is known already.
     """
     change = decode(points + steps) - (decode(points) if start is None else start)
-    return change.flatten(1).norm(dim=1) / steps.flatten(1).norm(dim=1)
+    return _size(change) / _size(steps)
 
 
 def steepest_step(
@@ -240,7 +240,7 @@ def _times(latents: Tensor, duration: float, times: Tensor | None) -> Tensor:
 
 
 def _relative(changed: Tensor, reference: Tensor) -> Tensor:
-    return (changed - reference).flatten(1).norm(dim=1) / reference.flatten(1).norm(dim=1)
+    return _size(changed - reference) / _size(reference)
 
 
 def _at(coefficients: Tensor, times: Tensor, basis: Basis) -> Tensor:
@@ -252,4 +252,10 @@ def _rms(error: Tensor) -> Tensor:
 
 
 def _norm(error: Tensor) -> Tensor:
-    return error.flatten(2).norm(dim=2)
+    norm: Tensor = error.flatten(2).norm(dim=2)
+    return norm
+
+
+def _size(values: Tensor) -> Tensor:
+    norm: Tensor = values.flatten(1).norm(dim=1)
+    return norm

@@ -15,7 +15,7 @@ from vlfm.coefficients.basis import clip_basis
 from vlfm.errors import VLFMError
 from vlfm.flow.bases.per_clip import BasisPerClip
 from vlfm.flow.losses import parseval, velocity_mse
-from vlfm.flow.path import VideoLatentPath
+from vlfm.flow.path import PathPerClip, VideoLatentPath
 from vlfm.flow.schedules import Schedule, SchedulePerClip, make_schedule
 from vlfm.training.data import Batch
 from vlfm.training.times import place, sample_kinds
@@ -113,12 +113,12 @@ class Objective:
         target = sample.velocity * interval.reshape(-1, *(1,) * (sample.velocity.ndim - 1))
         return velocity_mse(prediction / self.config.clips.fps, target, sigma_dot, reduction="none")
 
-    def _path(self, batch: Batch) -> VideoLatentPath:
+    def _path(self, batch: Batch) -> VideoLatentPath | PathPerClip:
         if len(self.durations) == 1:
             return VideoLatentPath(self.bases[0], self.schedules[0])
         known = torch.tensor(self.durations, device=batch.duration.device)
         which = (batch.duration[:, None] - known).abs().argmin(1)
-        return VideoLatentPath(BasisPerClip(self.bases, which), SchedulePerClip(self.schedules, which))
+        return PathPerClip(BasisPerClip(self.bases, which), SchedulePerClip(self.schedules, which))
 
     def _captions(self, batch: Batch, draw: Draw) -> Captions:
         if not self.config.training.caption_dropout:

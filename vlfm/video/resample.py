@@ -71,15 +71,6 @@ class PathSettings:
         return self.window // 2
 
 
-def window_starts(count: int, settings: PathSettings) -> list[int]:
-    """Where the windows of a shot of `count` frames begin: every hop, and one that ends with the shot."""
-    if count <= settings.window:
-        return [0]
-    starts = list(range(0, count - settings.window + 1, settings.hop))
-    last = count - settings.window
-    return starts if starts[-1] == last else [*starts, last]
-
-
 def blended_weights(
     times: np.ndarray, windows: list[tuple[int, int]], instants: np.ndarray, settings: PathSettings
 ) -> np.ndarray:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tests.evaluation.generation.conftest import draw, some_digits
 from vlfm.errors import VLFMError
 from vlfm.evaluation.generation import copying
-from vlfm.evaluation.generation.copying import copies, nearest_training, pixel_vectors
+from vlfm.evaluation.generation.copying import TrainingClips, nearest_training, pixel_vectors
 
 
 @settings(max_examples=30, deadline=None)
@@ -15,16 +15,12 @@ def test_the_nearest_against_all_distances(seed, ours, theirs, dims, shift):
     random = np.random.default_rng(seed)
     generated, training = random.normal(size=(ours, dims)), random.normal(size=(theirs, dims))
     table = np.linalg.norm(generated[:, None] - training, axis=-1)
-    skip = random.integers(theirs, size=ours)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(copying, "CHUNK", 5)
         distance, index = nearest_training(generated, training)
         assert (index == table.argmin(1)).all() and distance == pytest.approx(table.min(1), rel=1e-9)
         moved, _ = nearest_training(generated + shift, training + shift)
         assert moved == pytest.approx(distance, rel=1e-6, abs=1e-6)
-        table[np.arange(ours), skip] = np.inf
-        distance, index = nearest_training(generated, training, skip)
-        assert (index == table.argmin(1)).all() and distance == pytest.approx(table.min(1), rel=1e-9)
 
 
 def test_a_copy_is_at_distance_zero_however_long_the_vectors():
@@ -39,23 +35,20 @@ def test_nothing_to_be_near_to_is_refused():
     with pytest.raises(VLFMError, match=r"\(2, 3\) generated and \(4, 5\) training"):
         nearest_training(np.zeros((2, 3)), np.zeros((4, 5)))
     with pytest.raises(VLFMError, match="1 training clips with 1 captions"):
-        copies(np.zeros((2, 3)), np.zeros((1, 3)), ["a"])
+        TrainingClips.of(np.zeros((1, 3)), ["a"])
 
 
 def test_copies_beside_what_is_usual():
     training = np.array([[0.0], [4], [10], [16], [100]])
-    found = copies(np.array([[0.0], [5.5], [95]]), training, ["a", "a", "b", "b", "c"])
+    usual = TrainingClips.of(training, ["a", "a", "b", "b", "c"])
+    found = usual.compare(np.array([[0.0], [5.5], [95]]))
     assert found.distance.tolist() == [0, 1.5, 5] and found.index.tolist() == [0, 1, 4]
-    assert found.typical == 5 and found.nearest.tolist() == [4, 4, 6, 6, 84]
-    assert found.closer.tolist() == found.copied.tolist() == [1, 1, 0]
-    between = copies(np.array([[7.0]]), training, ["a", "a", "b", "b", "c"])
-    assert between.closer.tolist() == [1] and between.copied.tolist() == [0]
-    assert found.closer_than(share=0).tolist() == [1, 1, 0] and found.closer_than(share=1).tolist() == [1, 1, 1]
-    assert found.closer_than(np.array([1.0, 2, 3]), share=0).tolist() == [1, 0, 0]
+    assert found.typical == 5 and found.copied.tolist() == [1, 1, 0]
+    between = usual.compare(np.array([[7.0]]))
+    assert between.distance.tolist() == [3] and between.copied.tolist() == [0]
     # One clip a caption: nothing says what is usual between two.
-    alone = copies(np.array([[0.0]]), training, range(5))
-    assert np.isnan(alone.typical) and alone.closer.tolist() == alone.copied.tolist() == [0]
-    assert alone.closer_than(share=0.5).tolist() == [1]
+    alone = TrainingClips.of(training, range(5)).compare(np.array([[0.0]]))
+    assert np.isnan(alone.typical) and alone.copied.tolist() == [0]
 
 
 def test_pixels_are_rms_differences_in_grey_levels_of_clips_of_any_size():

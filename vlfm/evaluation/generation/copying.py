@@ -67,16 +67,13 @@ def _centred(pictures: torch.Tensor) -> torch.Tensor:
     return torch.stack(moved)
 
 
-def nearest_training(
-    generated: np.ndarray, training: np.ndarray, skip: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def nearest_training(generated: np.ndarray, training: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The nearest training vector of each generated one: distances (B,) float64 and indices (B,).
 
     Memory is bounded by a block of 512 × 512 distances and the vectors of its rows.
 
     Args:
         generated, training: (B, D) and (B', D).
-        skip: (B,), a training vector for each generated one that is not looked at: itself.
 
     Raises:
         VLFMError: if there is no training vector, or they are of another length.
@@ -96,10 +93,6 @@ def nearest_training(
             ours = torch.from_numpy(np.asarray(generated[rows], dtype=np.float64))
             # |a|² is left out, and added below: it is the same for all.
             squares = norms - 2 * ours @ theirs.T
-            if skip is not None:
-                own = torch.from_numpy(np.asarray(skip[rows])) - first
-                held = (own >= 0) & (own < len(theirs))
-                squares[torch.arange(len(ours))[held], own[held]] = torch.inf
             least, where = squares.min(1)
             nearer = least.numpy() < best[rows]
             best[rows] = np.where(nearer, least.numpy(), best[rows])
@@ -120,44 +113,21 @@ class Copies:
         distance: (B,) float64, to the nearest training clip.
         index: (B,), which one that is.
         typical: median distance of two different training clips of one caption; NaN where no caption has two.
-        nearest: (B',) float64, from each training clip to the nearest other one.
     """
 
     distance: np.ndarray
     index: np.ndarray
     typical: float
-    nearest: np.ndarray
-
-    @property
-    def closer(self) -> np.ndarray:
-        """(B,) float64, 1 for generated clips nearer to a training clip than `typical`; 0 where there is none.
-
-        Not yet copies: the nearest of thousands is nearer than one taken at random. Of true clips that were held out
-        from training, of moving digits, all are closer in pixels and half of them in aligned pixels. Only the
-        share beside theirs tells something; `closer_than` asks for less.
-        """
-        return (self.distance < self.typical).astype(np.float64)
 
     @property
     def copied(self) -> np.ndarray:
         """(B,) float64, 1 for generated clips less than half as far from a training clip as `typical`.
 
-        On 4,096 moving digits, aligned: no new clip of 256 in new handwriting; 98 % of the training clips themselves
-        once they went through a decoder of 8-pixel patches, moved before or not. All 0 where there is no typical
-        distance.
+        Half: the nearest of thousands is nearer than one taken at random, without being a copy. On 4,096 moving
+        digits, aligned: no new clip of 256 in new handwriting; 98 % of the training clips themselves once they went
+        through a decoder of 8-pixel patches, moved before or not. All 0 where there is no typical distance.
         """
         return (self.distance < self.typical / 2).astype(np.float64)
-
-    def closer_than(self, new: np.ndarray | None = None, share: float = 0.01) -> np.ndarray:
-        """(B,) float64, 1 for copies: clips nearer to a training clip than all but a `share` of new clips are.
-
-        Args:
-            new: distances to the nearest training clip of true clips that were held out (`distance` of their own
-                `copies`). Without any, training clips and their nearest other one stand for them, which is too lenient
-                where training clips have parts in common, as digits of one handwriting.
-            share: of new clips that count as copies by chance.
-        """
-        return (self.distance < np.quantile(self.nearest if new is None else new, share)).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -166,12 +136,11 @@ class TrainingClips:
 
     Attributes:
         vectors: (B', D).
-        typical, nearest: as in `Copies`.
+        typical: as in `Copies`.
     """
 
     vectors: np.ndarray
     typical: float
-    nearest: np.ndarray
 
     @classmethod
     def of(cls, vectors: np.ndarray, captions: Sequence, seed: int = 0) -> "TrainingClips":
@@ -189,22 +158,11 @@ class TrainingClips:
                 f"copies: {len(vectors)} training clips with {len(captions)} captions; give at least 2, and a caption "
                 "each"
             )
-        nearest, _ = nearest_training(vectors, vectors, skip=np.arange(len(vectors)))
-        return cls(vectors, _typical(vectors, captions, seed), nearest)
+        return cls(vectors, _typical(vectors, captions, seed))
 
     def compare(self, generated: np.ndarray) -> Copies:
         """How near generated clips, (B, D) in the same space, come to these."""
-        return Copies(*nearest_training(generated, self.vectors), self.typical, self.nearest)
-
-
-def copies(generated: np.ndarray, training: np.ndarray, captions: Sequence, seed: int = 0) -> Copies:
-    """Compare generated with training clips, in any of the spaces above.
-
-    Args:
-        generated, training: vectors (B, D) and (B', D) of the same space.
-        captions, seed: as `TrainingClips.of` takes them, and its errors.
-    """
-    return TrainingClips.of(training, captions, seed).compare(generated)
+        return Copies(*nearest_training(generated, self.vectors), self.typical)
 
 
 def _typical(training: np.ndarray, captions: Sequence, seed: int) -> float:

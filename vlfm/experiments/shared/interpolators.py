@@ -1,25 +1,15 @@
-"""Ways to make frames between given frames, all called alike, for the table that ranks them honestly.
-
-A baseline is `(frames (N, 3, H, W) in [−1, 1], times (N,), instants (K,)) → (K, 3, H, W)`. Times are the true ones,
-seconds, strictly increasing and not assumed equispaced; outside their span the first or the last frame holds.
-"""
+"""Ways to make frames between given frames, for the table that ranks them honestly."""
 
 import math
 import subprocess
-from collections.abc import Callable
 
 import imageio_ffmpeg
 import numpy as np
 import torch
 
-from vlfm.decoders.base import VisualDecoder
 from vlfm.errors import VLFMError
 from vlfm.frames import to_tensor, to_uint8
-from vlfm.video.weights import DEFAULT_BASIS, path_weights
 
-Baseline = Callable[[torch.Tensor, np.ndarray, np.ndarray], torch.Tensor]
-
-DECODED = " + decoder"
 SMALLEST = 32  # pixels: below, minterpolate finds no room for its blocks
 FINEST = 32  # instants between two frames, at most, that minterpolate is asked for
 
@@ -30,47 +20,18 @@ def combine(weights: np.ndarray, values: torch.Tensor) -> torch.Tensor:
     return (matrix @ values.reshape(len(values), -1)).reshape(len(matrix), *values.shape[1:])
 
 
-def on_pixels(kind: str, order: int = 5, ridge: float = 0.0, basis: str = DEFAULT_BASIS) -> Baseline:
-    """The path `kind` (see `path_weights`) straight on the pixels, clipped to [−1, 1]."""
-
-    def baseline(frames: torch.Tensor, times: np.ndarray, instants: np.ndarray) -> torch.Tensor:
-        return combine(path_weights(kind, times, instants, order, ridge, basis), frames).clamp(-1, 1)
-
-    return baseline
-
-
-def in_latents(
-    kind: str, decoder: VisualDecoder, inverted: bool = False, order: int = 5, ridge: float = 0.0
-) -> Baseline:
-    """The path `kind` through the latents of the frames, decoded.
-
-    Args:
-        decoder: any. inverted: through `invert` and `generate` (the paper's latents), not the autoencoder alone.
-    """
-    encode, decode = (decoder.invert, decoder.generate) if inverted else (decoder.encode, decoder.decode)
-
-    def baseline(frames: torch.Tensor, times: np.ndarray, instants: np.ndarray) -> torch.Tensor:
-        latents = combine(path_weights(kind, times, instants, order, ridge), encode(frames))
-        return decode(latents).to(frames)
-
-    return baseline
-
-
-def decoded(baseline: Baseline, decoder: VisualDecoder, inverted: bool = False) -> Baseline:
-    """A baseline's frames after a round trip through the decoder: what it would score if it had the decoder's loss."""
-    encode, decode = (decoder.invert, decoder.generate) if inverted else (decoder.encode, decoder.decode)
-
-    def round_trip(frames: torch.Tensor, times: np.ndarray, instants: np.ndarray) -> torch.Tensor:
-        return decode(encode(baseline(frames, times, instants))).to(frames)
-
-    return round_trip
-
-
 def minterpolate(frames: torch.Tensor, times: np.ndarray, instants: np.ndarray) -> torch.Tensor:
     """ffmpeg's motion-compensated interpolation (`minterpolate`, mci, its defaults otherwise) in yuv444p.
 
     It knows frame rates, not times: the frames must lie at a constant rate and the instants on a grid that divides
     it. To compare it on irregular clips, give it nominal times, and say so.
+
+    Args:
+        frames: (N, 3, H, W) in [−1, 1]. times: (N,), seconds, theirs.
+        instants: (K,), seconds; before the first frame that one holds, after the last that.
+
+    Returns:
+        (K, 3, H, W).
 
     Raises:
         VLFMError: for times more than 1 % of the interval off a constant rate, instants that no grid of 32 steps
@@ -117,26 +78,3 @@ def minterpolate(frames: torch.Tensor, times: np.ndarray, instants: np.ndarray) 
     # Given frames come back through yuv: they are taken as given, as every other baseline has them.
     result[exact] = frames[index[exact] // finer]
     return result
-
-
-def baselines(
-    decoder: VisualDecoder, inverted: bool = False, order: int = 5, ridge: float = 0.0
-) -> dict[str, Baseline]:
-    """All of them by name: on pixels, on pixels after a decoder round trip, and in the decoder's latents."""
-    pixels: dict[str, Baseline] = {
-        "repeat": on_pixels("repeat"),
-        "nearest": on_pixels("nearest"),
-        "blend": on_pixels("linear"),
-        "minterpolate": minterpolate,
-    }
-    latents = {
-        "latent linear": "linear",
-        "latent cubic": "cubic",
-        "projected": "projected",
-        "hybrid": "hybrid",
-    }
-    return {
-        **pixels,
-        **{name + DECODED: decoded(baseline, decoder, inverted) for name, baseline in pixels.items()},
-        **{name: in_latents(kind, decoder, inverted, order, ridge) for name, kind in latents.items()},
-    }

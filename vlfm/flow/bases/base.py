@@ -45,7 +45,7 @@ class Basis(ABC):
     order: int
     duration: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_order(self.order)
         check_duration(self.duration)
 

@@ -26,7 +26,7 @@ class CosineBasis(Basis):
 
     num_frames: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_num_frames(self.num_frames)
 

@@ -19,13 +19,18 @@ def add(commands: Commands) -> None:
         empty_caption="results/captions/empty.safetensors",
     )
     train.add_argument("--processes", type=int, help="on this machine, one a GPU; default training.processes")
+    train.set_defaults(gpus=_processes)
+
+
+def _processes(arguments) -> int:
+    return arguments.processes or read_config(arguments).training.processes
 
 
 def _train(arguments):
     from vlfm.training.launch import launch, launched
 
     config = read_config(arguments)
-    processes = arguments.processes or config.training.processes
+    processes = _processes(arguments)
     if processes > 1 and not launched():
         return launch(arguments.command_line, processes, arguments.threads)
 

@@ -8,7 +8,7 @@ import vlfm
 # Along the way of the data. What stands in one line may not import one another.
 ROOMS = [
     {"errors", "words", "learning_rate", "precision", "progress", "frames", "plots", "__version__"},
-    {"splits"},
+    {"splits", "devices"},
     {"storage"},
     {"weights"},
     {"config"},

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vlfm import __version__
 from vlfm.commands import clips, evaluation, latents, operations, training, videos
-from vlfm.commands.options import Commands, rank
+from vlfm.commands.options import Commands, claim_gpus, rank
 from vlfm.errors import Stopped, VLFMError
 
 
@@ -71,6 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         who, log = f"{who}, process {number}", log and log.with_suffix(f".{number}{log.suffix}")
     with _copied_to(log):
         try:
+            claim_gpus(arguments)
             return arguments.run(arguments) or 0
         except VLFMError as error:
             print(f"vlfm {who}: {error}", file=sys.stderr)

@@ -55,6 +55,7 @@ class Commands:
                 "--threads", type=int, default=_threads(), help="CPU threads (default OMP_NUM_THREADS, or all)"
             )
             command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
+            command.set_defaults(gpus=lambda arguments: 1)
         for option, default in paths.items():
             add_path(command, option, default)
         return command
@@ -80,6 +81,17 @@ def read_config(arguments: argparse.Namespace):
     from vlfm import config
 
     return config.load(*(arguments.config or ["results/config.yaml"]))
+
+
+def claim_gpus(arguments: argparse.Namespace) -> None:
+    """Under a workflow of one machine, take the GPUs that no other job uses, unless `--device` names something.
+
+    Before anything is imported: a library that asks for CUDA as it is imported would have all of them.
+    """
+    from vlfm.devices import claim
+
+    if getattr(arguments, "device", None) == "auto":
+        claim(arguments.gpus(arguments))
 
 
 def start_device(arguments: argparse.Namespace):

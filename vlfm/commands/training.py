@@ -20,6 +20,11 @@ def add(commands: Commands) -> None:
     )
     train.add_argument("--processes", type=int, help="on each machine, one a GPU; default training.processes")
     train.add_argument("--nodes", type=int, help="of this Slurm job, to train on; default training.nodes")
+    train.set_defaults(gpus=_processes)
+
+
+def _processes(arguments) -> int:
+    return arguments.processes or read_config(arguments).training.processes
 
 
 def _train(arguments):
@@ -27,8 +32,7 @@ def _train(arguments):
     from vlfm.training.nodes import launch_on_nodes, meeting
 
     config = read_config(arguments)
-    nodes = arguments.nodes or config.training.nodes
-    processes = arguments.processes or config.training.processes
+    nodes, processes = arguments.nodes or config.training.nodes, _processes(arguments)
     if not launched():
         if nodes > 1 and meeting() is None:
             return launch_on_nodes(arguments.command_line, nodes)

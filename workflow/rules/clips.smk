@@ -98,7 +98,7 @@ if CAPTIONED:
             "results/benchmarks/caption/{shard}.tsv"
         params:
             settings=settings("clips.captioner"),
-        threads: 16
+        threads: threads_for()
         resources:
             mem_mb=16000,
             runtime=240,

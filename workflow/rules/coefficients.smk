@@ -22,4 +22,4 @@ rule project:
         "../../envs/vlfm.yaml"
     shell:
         "vlfm project --config results/config.yaml --latents {input.latents:q} --output {output.coefficients:q}"
-        " --moments {output.moments:q} --ledger {log.ledger:q} --threads {threads} --log {log.text:q}"
+        " --moments {output.moments:q} --ledger {log.ledger:q} --device cpu --threads {threads} --log {log.text:q}"

@@ -1,11 +1,10 @@
 # What the stages share: the checked configuration, each stage's part of it, and the shard plan.
 #
-# Rules that compute ask for 16 threads and get what --cores allows. (`workflow.cores` would say the number, but
-# cannot be asked without --cores, by `snakemake --unlock` for example.)
 
 import json
 
 from vlfm import config as configs
+from vlfm import devices
 from vlfm.clips.datasets import index_files
 from vlfm.errors import VLFMError
 from vlfm.splits import TEST, TRAIN, shards_of
@@ -14,6 +13,28 @@ try:
     CONFIG = configs.parse(config, "the configuration")
 except VLFMError as error:
     raise WorkflowError(str(error))
+
+
+# On one machine, as many jobs that use a GPU run at a time as there are GPUs, each on its own; one where there is none.
+# On a cluster (of so many --jobs; which executor it is, nobody knows yet), each job gets what it asks for.
+GPUS = 1
+if workflow.is_main_process and workflow.global_resources.get("_nodes").value is None:
+    found = devices.find_gpus()
+    GPUS = workflow.global_resources.get("gpu").value
+    if GPUS is None:
+        GPUS = max(1, len(found))
+        workflow.register_resource("gpu", GPUS)
+    # Whoever asks for more jobs at a time than there are GPUs wants them to share.
+    devices.share(found if GPUS <= len(found) else {})
+
+
+def threads_for(gpus=1):
+    """Of a job that computes: its GPUs' share of the cores; at most 16, of which Snakemake gives what --cores allows.
+
+    (`workflow.cores` would say the number, but cannot be asked without --cores, by `snakemake --unlock` for example.)
+    """
+    cores = workflow.global_resources.get("_cores").value
+    return 16 if GPUS < 2 or cores is None else max(1, min(16, cores * gpus // GPUS))
 
 
 DRAWN = "results/clips/digits/digits.csv"  # the videos beside it are known by it, as downloads are by their addresses

@@ -18,7 +18,7 @@ rule evaluate:
         "results/benchmarks/evaluate.tsv"
     params:
         settings=settings("evaluation", "seed"),
-    threads: 16
+    threads: threads_for()
     resources:
         mem_mb=growing(8000),
         runtime=growing(240),

@@ -36,7 +36,7 @@ rule interpolate:
         settings=settings(
             "flow.order", "clips.fps", "experiments.clips", "experiments.scenes", "experiments.videos", "seed"
         ),
-    threads: 16
+    threads: threads_for()
     resources:
         mem_mb=growing(8000),
         runtime=growing(120),
@@ -74,7 +74,7 @@ rule extrapolate:
             "experiments.extend",
             "seed",
         ),
-    threads: 16
+    threads: threads_for()
     resources:
         mem_mb=growing(8000),
         runtime=growing(120),
@@ -100,7 +100,7 @@ rule compare_orders:
         "results/benchmarks/order.tsv"
     params:
         settings=settings("flow.basis", "experiments.clips", "experiments.orders", "experiments.videos", "seed"),
-    threads: 16
+    threads: threads_for()
     resources:
         mem_mb=growing(8000),
         runtime=growing(120),
@@ -128,7 +128,7 @@ rule write_ledger:
         "results/benchmarks/ledger.tsv"
     params:
         settings=settings("flow.basis", "flow.order", "clips.fps", *SAMPLING, "experiments.videos", "seed"),
-    threads: 16
+    threads: threads_for()
     resources:
         mem_mb=growing(8000),
         runtime=growing(120),
@@ -166,7 +166,7 @@ rule train_head:
             "experiments.ablation_steps",
             "seed",
         ),
-    threads: 16
+    threads: threads_for()
     resources:
         mem_mb=growing(16000),
         runtime=growing(720),
@@ -199,7 +199,7 @@ rule compare_heads:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm experiment ablation --config results/config.yaml --plan {input.plan:q} --log {log:q}"
+        "vlfm experiment ablation --config results/config.yaml --plan {input.plan:q} --device cpu --log {log:q}"
 
 
 rule measure_speed:
@@ -217,7 +217,7 @@ rule measure_speed:
         "results/benchmarks/speed.tsv"
     params:
         settings=settings("evaluation", "seed"),
-    threads: 16
+    threads: threads_for()
     resources:
         mem_mb=growing(8000),
         runtime=growing(60),
@@ -248,7 +248,7 @@ rule prepare_baselines:
         "results/benchmarks/baselines/prepare.tsv"
     params:
         settings=settings("model", "training", "flow", "experiments.baseline_seconds"),
-    threads: 16
+    threads: threads_for()
     resources:
         mem_mb=growing(16000),
         runtime=growing(120),
@@ -287,7 +287,7 @@ rule train_baseline:
             "experiments.baseline_steps",
             "experiments.videos",
         ),
-    threads: 16
+    threads: threads_for()
     resources:
         mem_mb=growing(16000),
         runtime=growing(720),
@@ -316,7 +316,7 @@ rule compare_baselines:
         "results/benchmarks/baselines.tsv"
     params:
         settings=settings("generation", "experiments.videos", "seed"),
-    threads: 16
+    threads: threads_for()
     resources:
         mem_mb=growing(8000),
         runtime=growing(60),
@@ -349,7 +349,7 @@ rule prepare_depths:
         ),
         # At depth 0 the run itself trains no noise predictor, but the sweep does.
         steps=CONFIG.decoder.embedded.steps,
-    threads: 16
+    threads: threads_for()
     resources:
         mem_mb=growing(8000),
         runtime=growing(120),
@@ -390,7 +390,7 @@ rule try_depth:
             "experiments.depth_steps",
             "seed",
         ),
-    threads: 16
+    threads: threads_for()
     resources:
         mem_mb=growing(16000),
         runtime=growing(720),
@@ -425,4 +425,5 @@ rule compare_depths:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm experiment depth --config results/config.yaml --plan {input.plan:q} --threads {threads} --log {log:q}"
+        "vlfm experiment depth --config results/config.yaml --plan {input.plan:q} --device cpu --threads {threads}"
+        " --log {log:q}"

@@ -13,7 +13,7 @@ rule fit_judges:
         "results/benchmarks/fit_judges.tsv"
     params:
         settings=settings("clips.fps", "generation.features", "text", "decoder.model", "seed"),
-    threads: 16
+    threads: threads_for()
     resources:
         mem_mb=growing(8000),
         runtime=growing(60),
@@ -43,7 +43,7 @@ rule generate_held_out:
         "results/benchmarks/generation.tsv"
     params:
         settings=settings("generation", "clips.fps", *SAMPLING, "seed"),
-    threads: 16
+    threads: threads_for()
     resources:
         mem_mb=growing(8000),
         runtime=growing(240),

@@ -15,7 +15,7 @@ rule prepare_decoder:
         "results/benchmarks/prepare_decoder.tsv"
     params:
         settings=settings("decoder", "seed") if TRAINED else settings("decoder", "clips.size"),
-    threads: 16
+    threads: threads_for()
     resources:
         mem_mb=growing(8000),
         runtime=growing(120),
@@ -50,7 +50,7 @@ rule invert:
             "inversion.dtype",
             "text",
         ),
-    threads: 16
+    threads: threads_for()
     resources:
         mem_mb=growing(16000),
         runtime=growing(480),

@@ -26,7 +26,7 @@ rule measure_theory:
     params:
         settings=settings("flow", "clips.fps", "clips.duration", "evaluation.steps", "seed"),
         folder=lambda wildcards, output: Path(output.page).parent,
-    threads: 16
+    threads: threads_for()
     resources:
         mem_mb=growing(8000),
         runtime=growing(120),

@@ -16,7 +16,7 @@ rule train_model:
         "results/benchmarks/train.tsv"
     params:
         settings=settings("model", "training", "flow", "seed"),
-    threads: 16
+    threads: threads_for(CONFIG.training.processes)
     resources:
         mem_mb=growing(16000),
         runtime=1440,  # tried again, it goes on where it was

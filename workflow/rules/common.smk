@@ -1,5 +1,4 @@
 # What the stages share: the checked configuration, each stage's part of it, and the shard plan.
-#
 
 import json
 

@@ -2,7 +2,7 @@
 
     python benchmarks/status.py [--shards 2000]
 
-The run's folder is made up in a temporary folder: real ledgers, benchmarks and logs of half a million clips in every
+The run's folder is made up in a temporary folder: real ledgers, benchmarks and logs of a million clips in every
 stage, outputs without content.
 """
 
@@ -24,7 +24,7 @@ from tests.data.made_up_run import make_run  # noqa: E402
 from vlfm.storage.files import write_json  # noqa: E402
 
 CLIPS = 500  # of a shard
-REPEATS = 5
+REPEATS = 3
 
 
 def main() -> None:

@@ -13,10 +13,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-import vlfm
+from vlfm import __version__
 from vlfm.operations.doctor.check import Check
 
 PART = "packages"
+OWN = Path(__file__).parents[2]  # vlfm itself
 # Those that are named one by one; the others only where something is the matter.
 NAMED = ("torch", "diffusers", "transformers", "accelerate", "snakemake", "zarr", "webdataset", "decord2")
 # With parts that are no Python: they may be installed and yet not load, for want of a library of the system's.
@@ -37,8 +38,8 @@ def check_packages(constraints: Path | None = None) -> Iterator[Check]:
         constraints: the file of the tested versions; default the checkout's, where this is one.
     """
     yield Check(PART, "python", f"{platform.python_version()}, {sys.executable}")
-    yield Check(PART, "vlfm", f"{vlfm.__version__}, {Path(vlfm.__file__).parent}")
-    file = constraints or Path(vlfm.__file__).parents[1] / "constraints.txt"
+    yield Check(PART, "vlfm", f"{__version__}, {OWN}")
+    file = constraints or OWN.parent / "constraints.txt"
     tested = read_constraints(file) if file.is_file() else {}
     needed = _needed()
     alike, found = 0, {name: _version(name) for name in needed}

@@ -164,7 +164,9 @@ def test_models_that_a_configuration_names(tmp_path, stable_diffusion, monkeypat
     lacking = {name for name, check in found.items() if check.verdict == "missing"}
     assert lacking == {"clips.index", "decoder.model", "clips.captioner", "generation.features"}
     remedy = found["clips.captioner"].remedy
-    assert "hf download no-such-owner/no-such-model" in remedy and "a run fetches it by itself" in remedy
+    (command,) = (line for line in in_words(found.values()) if "hf download no-such-owner/no-such-model" in line)
+    assert command.endswith("'model-?????-of-?????.safetensors'"), "in one line, to be copied"
+    assert "a run fetches it by itself" in remedy
     assert "fetches" not in found["decoder.model"].remedy
 
 

@@ -192,7 +192,7 @@ def test_evaluation_counts_clips(tmp_path):
     for clip in range(5):
         touch(results / "eval" / ".videos.partial-abc" / f"{clip:016x}.json", "{}")
     assert (stages(tmp_path)["evaluate"].done, stages(tmp_path)["evaluate"].total) == (5, 12)
-    touch(results / "eval" / "videos" / "index.json")
+    write_json(results / "eval" / "videos" / "index.json", {"clips": [{}] * 12})
     touch(results / "eval" / "psnr.csv")
     benchmark(results, "evaluate", 24, 1e9)
     evaluate = stages(tmp_path)["evaluate"]

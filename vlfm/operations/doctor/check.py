@@ -41,8 +41,9 @@ def in_words(checks: Iterable[Check]) -> Iterator[str]:
         said.setdefault(check.verdict, []).append(check.name)
         head = f"  {check.verdict:<8}  {check.name:<{NAME}}  "
         yield from _wrapped(head, " " * len(head), check.found)
-        if check.remedy:
-            yield from _wrapped(" " * len(head) + "→ ", " " * (len(head) + 2), check.remedy)
+        # Not wrapped: a command must stay in one line to be copied.
+        for place, line in enumerate(check.remedy.splitlines()):
+            yield " " * len(head) + ("  " if place else "→ ") + line
     missing, warnings = said["missing"], said["warning"]
     yield ""
     yield (f"missing: {', '.join(missing)}" if missing else "nothing that a run needs is missing") + (

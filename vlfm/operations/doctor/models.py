@@ -38,9 +38,9 @@ def _located(key: str, named: Any, find: Callable[[], Path]) -> Check:
         return Check(PART, key, f"{named}: {find()}")
     except VLFMError as error:
         reason, _, remedy = str(error).partition("\n")
-        hub = not Path(str(named)).expanduser().exists()
-        advice = "; ".join(filter(None, (" ".join(remedy.split()), FETCHED if hub and remedy else "")))
-        return Check(PART, key, reason, "missing", advice)
+        fetched = remedy and not Path(str(named)).expanduser().exists()
+        lines = [line.strip() for line in remedy.splitlines()] + [FETCHED] * bool(fetched)
+        return Check(PART, key, reason, "missing", "\n".join(lines))
 
 
 def _check_index(clips: configs.Clips) -> Iterator[Check]:

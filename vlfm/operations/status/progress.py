@@ -1,16 +1,19 @@
 """How far each stage has come: done, bad, left, how fast, how long yet."""
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vlfm import config as configs
+from vlfm.errors import VLFMError
 from vlfm.operations.status.files import benchmark_seconds, changed, count_bad, names
 from vlfm.operations.status.jobs import job_of
 from vlfm.operations.status.training import read_steps
 from vlfm.operations.status.workflow import Workflow
 from vlfm.splits import TEST, shards_of, splits_of
+from vlfm.storage.files import read_json
 
 LATEST = 64  # jobs that tell a stage's rate: those that ended last
 EXPERIMENTS = ("interpolation", "extrapolation", "order", "ledger", "ablation", "speed")
@@ -313,9 +316,12 @@ def _train(run: RunFolder) -> Progress:
 
 def _evaluate(run: RunFolder, bad: Mapping[str, int]) -> Progress:
     """Clips scored of those that are asked for, so many of each split."""
-    finished = bool(run.done({"evaluate": "eval/videos/index.json"})) and run.holds("eval/psnr.csv")
+    seconds = benchmark_seconds(run.results / "benchmarks" / "evaluate.tsv")
+    if run.done({"evaluate": "eval/videos/index.json"}) and run.holds("eval/psnr.csv"):
+        done = _scored(run.results / "eval" / "videos" / "index.json")
+        return Progress("evaluate", "clips", done, done, 1, 1, rate=done / seconds if seconds else None)
     if run.plan is None or run.config is None:
-        return Progress("evaluate", "jobs", int(finished), 1, int(finished), 1)
+        return Progress("evaluate", "clips", 0, None, 0, 1)
     of_split: dict[str, int] = {}
     splits = splits_of(run.plan)
     for shard, about in run.plan.items():
@@ -323,9 +329,13 @@ def _evaluate(run: RunFolder, bad: Mapping[str, int]) -> Progress:
     total = sum(min(count, run.config.evaluation.clips) for count in of_split.values())
     part = _kept(run.results / "eval", ".videos.partial-", run.names("eval"), ".json", run.begun("evaluate"))
     begun, rate = run.begun("evaluate"), None
-    if finished:
-        seconds = benchmark_seconds(run.results / "benchmarks" / "evaluate.tsv")
-        rate = total / seconds if seconds else None
-    elif run.at_work("evaluate") and begun is not None and run.now > begun:
+    if run.at_work("evaluate") and begun is not None and run.now > begun:
         rate = part.new / (run.now - begun) or None
-    return Progress("evaluate", "clips", total if finished else part.clips, total, int(finished), 1, rate=rate)
+    return Progress("evaluate", "clips", part.clips, total, 0, 1, rate=rate)
+
+
+def _scored(index: Path) -> int:
+    """The clips that an evaluation's index lists."""
+    with contextlib.suppress(VLFMError, KeyError, TypeError):
+        return len(read_json(index)["clips"])
+    return 0

@@ -97,6 +97,7 @@ SlurmctldPidFile=$work/slurmctld.pid
 SlurmdPidFile=$work/slurmd.%n.pid
 SlurmctldLogFile=$work/slurmctld.log
 SlurmdLogFile=$work/slurmd.%n.log
+TaskProlog=$work/prolog
 GresTypes=gpu
 NodeName=one Port=$port_one $node
 NodeName=two Port=$port_two $node
@@ -104,6 +105,9 @@ PartitionName=all Nodes=ALL Default=YES
 END
 echo "Name=gpu File=/dev/null" > /etc/slurm/gres.conf
 mkdir "$work/state"
+# As clusters do that give each job a folder on its node.
+printf '#!/bin/sh\necho "export SLURM_TMPDIR=%s/scratch/$SLURM_JOB_ID"\n' "$work" > "$work/prolog"
+chmod +x "$work/prolog"
 
 if ! munge --no-input > /dev/null 2>&1; then
   install -d -o munge -g munge /run/munge
@@ -162,6 +166,7 @@ wait "$snakemake" || fail "the run on Slurm failed"
 snakemake=
 grep -q "'$cancelled' failed, SLURM status is: 'CANCELLED'" "$work/snakemake.log" || fail "no job was cancelled"
 grep -q "mem_mb=4000,.*runtime=480" "$work/snakemake.log" || fail "the next try did not ask for more memory and time"
+[[ -d $work/scratch/$orphaned ]] || fail "temporary files were not put into the job's folder on the node"
 grep -qi "requeue.*JobId=$orphaned" "$work/slurmctld.log" || fail "the job was not started again after its node's failure"
 cmp "$run/results/eval/psnr.csv" "$finished/results/eval/psnr.csv"
 echo "on Slurm, a job cancelled and its node down once: the same psnr.csv, in $((SECONDS - begin)) s"

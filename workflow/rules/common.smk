@@ -79,12 +79,12 @@ def growing(amount):
 
 
 def on_nodes(nodes, gpus):
-    """The resources that make a job of several nodes, as many GPUs on each; none for one node.
+    """The resources that keep a job on one node, or make it one of several with as many GPUs on each.
 
-    The job starts one launcher on each node itself, which the Slurm plugin has the name `mpi` for.
+    That job starts a launcher on each node itself, which the Slurm plugin has the name `mpi` for.
     """
     if nodes == 1:
-        return {}
+        return {"nodes": 1}
     return {"mpi": "srun", "nodes": nodes, "tasks": nodes, "tasks_per_gpu": 0, "gres": f"gpu:{gpus}"}
 
 

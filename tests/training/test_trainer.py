@@ -96,6 +96,7 @@ def failing_at(monkeypatch, step):
     [
         {},
         {"ema": 0.9, "optimizer": "adamw", "accumulate": 2, "workers": 1},
+        {"optimizer": "muon"},
         pytest.param({"ema": 0.9, "precision": "float16"}, marks=pytest.mark.slow),
     ],
 )

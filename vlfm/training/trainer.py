@@ -225,6 +225,12 @@ class Trainer:
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
             self.ema.to(self.device)
-        self.optimizer.load_state_dict(state["optimizer"])
+        # How each group is moved is the configuration's to say. A checkpoint has lists where Muon wants tuples.
+        told = self.optimizer.state_dict()["param_groups"]
+        groups = [
+            saved | {name: value for name, value in own.items() if name != "step"}
+            for saved, own in zip(state["optimizer"]["param_groups"], told, strict=True)
+        ]
+        self.optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.skipped, self.in_a_row = state["step"], state["skipped"], state["in_a_row"]

@@ -44,9 +44,8 @@ def config_for(name, model, **change):
 )
 def test_through_the_stages(tmp_path, name, make, text, prompt):
     folder = make(tmp_path / "model")
-    config = config_for(
-        name, folder, text={"encoder": text}, inversion={"prompt": prompt, "refine": 2, "batch_size": 8}
-    )
+    inversion = {"prompt": prompt, "refine": 2, "batch_size": 8, "check": 1}
+    config = config_for(name, folder, text={"encoder": text}, inversion=inversion)
     prepare_decoder(config, [], tmp_path / "decoder", CPU)
     about = read_json(tmp_path / "decoder" / "decoder.json")
     assert about["name"] == name and about["shape"] == [4, 8, 8] and about["model"] == str(folder)

@@ -166,9 +166,9 @@ def sick(monkeypatch):
 )
 def test_a_clip_that_is_not_finite_is_left_out_and_told(tmp_path, decoder, sick, method, value, reason):
     clips = write_clips(tmp_path / "c.tar", 4)
-    healthy = list(LatentStore(run(tmp_path, decoder, clips)))
+    healthy = list(LatentStore(run(tmp_path, decoder, clips, check=1)))
     sick(method, 3, value)
-    store = LatentStore(run(tmp_path, decoder, clips))
+    store = LatentStore(run(tmp_path, decoder, clips, check=1))
     assert store.clip_ids == [clip.clip_id for index, clip in enumerate(healthy) if index != 2]
     for clip in healthy[:2] + healthy[3:]:
         assert np.array_equal(store[clip.clip_id].latents, clip.latents)
@@ -222,7 +222,7 @@ def disk(tmp_path):
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-@pytest.mark.parametrize(("size", "finished"), [("40k", 0), ("72k", 4), ("200k", 12)])
+@pytest.mark.parametrize(("size", "finished"), [("40k", 0), ("76k", 4), ("200k", 12)])
 def test_a_full_disk_is_told_and_what_is_finished_is_kept(tmp_path, decoder, disk, size, finished, monkeypatch):
     """Full while captions, clips or the store are written (a page of 4 KB is the least a file takes)."""
     folder, resize = disk

@@ -63,9 +63,9 @@ def sole_writer(output: Path, patience: float | None = None) -> Iterator[None]:
     output.parent.mkdir(parents=True, exist_ok=True)
     path = output.with_name(f".{output.name}.lock")
     with _wait_for(path, output, PATIENCE if patience is None else patience) as handle:
-        handle.truncate(0)
-        handle.write(f"process {os.getpid()} on {platform.node()}".encode())
-        handle.flush()
+        with contextlib.suppress(OSError):  # a full disk is told of where it matters
+            os.ftruncate(handle.fileno(), 0)
+            os.write(handle.fileno(), f"process {os.getpid()} on {platform.node()}".encode())
         try:
             yield
         finally:

@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 
 from vlfm import config as configs
-from vlfm.decoders import rectified_flow, stable_diffusion
 from vlfm.decoders.autoencoder import locate_autoencoder
 from vlfm.decoders.fit_embedded import fit_decoder
 from vlfm.decoders.load import FOUND, RECORD, open_decoder, recorded_fingerprint
@@ -62,10 +61,14 @@ def locate_decoder(settings: configs.Decoder) -> tuple[Path, Path | None, tuple[
     if settings.name == "autoencoder":
         return locate_autoencoder(settings.model), None, ("",)
     if settings.name == "stable-diffusion":
+        from vlfm.decoders import stable_diffusion
+
         parts = stable_diffusion.PARTS
         own = () if settings.vae else ("vae",)
         model = locate(settings.model, {*parts, *own})
         return model, locate_autoencoder(settings.vae, "decoder.vae") if settings.vae else model / "vae", parts
+    from vlfm.decoders import rectified_flow
+
     parts = rectified_flow.PARTS
     model = locate(settings.model, parts)
     optional = rectified_flow.OPTIONAL_PARTS

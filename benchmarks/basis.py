@@ -33,7 +33,7 @@ from vlfm.decoders.patch_autoencoder import PatchAutoencoder
 from vlfm.errors import VLFMError
 from vlfm.flow.bases import BASES, make_basis
 from vlfm.frames import psnr, to_tensor
-from vlfm.run import spread
+from vlfm.spread import spread
 from vlfm.storage.files import read_json
 
 PIECE = 0.5  # seconds of one of several short paths

@@ -7,7 +7,7 @@ import vlfm
 
 # Along the way of the data. What stands in one line may not import one another.
 ROOMS = [
-    {"errors", "words", "learning_rate", "precision", "progress", "frames", "plots", "__version__"},
+    {"errors", "words", "learning_rate", "precision", "progress", "frames", "plots", "spread", "__version__"},
     {"splits", "devices"},
     {"storage"},
     {"weights"},

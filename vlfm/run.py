@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from vlfm import config as configs
@@ -18,6 +17,7 @@ from vlfm.latents.store import ClipLatents, LatentStore
 from vlfm.model.flow_model import FlowModel
 from vlfm.model.rendering import clip_noise
 from vlfm.splits import TRAIN
+from vlfm.spread import spread
 from vlfm.storage.files import read_json
 from vlfm.storage.fingerprints import fingerprint
 
@@ -156,10 +156,3 @@ class Coder:
     def without_null_text(self) -> "Coder":
         """For latents made from a caption, which has none."""
         return Coder(self.decoder, self.caption)
-
-
-def spread(items: Sequence, limit: int) -> list:
-    """At most `limit` of the items, evenly spaced, in order."""
-    if len(items) <= limit:
-        return list(items)
-    return [items[index] for index in np.linspace(0, len(items) - 1, limit).round().astype(int)]

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from vlfm.errors import VLFMError
+from vlfm.evaluation.intervals import mean_interval
 from vlfm.evaluation.metrics import (
     ALL_METRICS,
     BETAS,
     TEMPORAL,
     difference_psnr,
     flicker,
-    mean_interval,
     ms_ssim,
     psnr,
     psnr_paper,

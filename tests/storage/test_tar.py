@@ -3,6 +3,7 @@
 import tarfile
 
 import pytest
+import webdataset
 
 from vlfm.errors import VLFMError
 from vlfm.storage.tar import read_tar, write_tar
@@ -15,6 +16,23 @@ def test_tar_round_trip_and_same_bytes(tmp_path):
         assert write_tar(tmp_path / name, samples) == 2
     assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
     assert list(read_tar(tmp_path / "x")) == samples
+
+
+def test_webdataset_writes_the_same_and_reads_it(tmp_path):
+    key = "0123456789abcdef" * 8  # a long name makes a header of its own
+    samples = [{"__key__": "aa", "txt": b"1", "000.png": b"2" * 700}, {"__key__": key, "json": b"{}", "txt": b""}]
+    write_tar(tmp_path / "ours.tar", samples)
+    theirs = webdataset.TarWriter(
+        str(tmp_path / "theirs.tar"), encoder=False, mtime=0, user="vlfm", group="vlfm", mode=0o644
+    )
+    for sample in samples:
+        theirs.write(sample)
+    theirs.close()
+    assert (tmp_path / "ours.tar").read_bytes() == (tmp_path / "theirs.tar").read_bytes()
+    read = webdataset.WebDataset(str(tmp_path / "ours.tar"), shardshuffle=False)
+    assert [
+        {name: value for name, value in each.items() if name in samples[0] | samples[1]} for each in read
+    ] == samples
 
 
 @pytest.mark.parametrize("name", ["aa.pkl", "aa.pickle", "aa.pyd", "aa.pth", "aa"])

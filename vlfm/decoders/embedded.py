@@ -7,15 +7,19 @@ without the noise predictor.
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import DDIMScheduler, UNet2DModel
+from diffusers import DDIMScheduler
 
 from vlfm.decoders import ddim
 from vlfm.decoders.base import Captions, VisualDecoder, check_size, refuse_null_text
 from vlfm.decoders.lapped_autoencoder import LappedAutoencoder
 from vlfm.decoders.patch_autoencoder import PatchAutoencoder
 from vlfm.errors import VLFMError
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DModel
 
 Autoencoder = PatchAutoencoder | LappedAutoencoder
 
@@ -38,7 +42,7 @@ class EmbeddedDecoder(VisualDecoder):
     def __init__(
         self,
         autoencoder: Autoencoder,
-        unet: UNet2DModel | None,
+        unet: "UNet2DModel | None",
         scheduler: DDIMScheduler,
         steps: int = 20,
         refine: int = 1,
@@ -128,6 +132,8 @@ class EmbeddedDecoder(VisualDecoder):
         """What `save_pretrained` wrote, on the CPU; the noise predictor in `dtype`, the autoencoder in float32."""
         unet = None
         if (Path(folder) / "unet").exists():
+            from diffusers import UNet2DModel  # and with it all of diffusers' networks: most of the start-up of a job
+
             unet = UNet2DModel.from_pretrained(Path(folder) / "unet", use_safetensors=True, torch_dtype=dtype)
             if compile:
                 unet.compile()
@@ -166,8 +172,10 @@ def new_scheduler() -> DDIMScheduler:
     )
 
 
-def new_unet(channels: int, positions: int, widths: list[int]) -> UNet2DModel:
+def new_unet(channels: int, positions: int, widths: list[int]) -> "UNet2DModel":
     """A noise predictor for latents (channels, positions, positions), attention at its coarsest level."""
+    from diffusers import UNet2DModel
+
     return UNet2DModel(
         sample_size=positions,
         in_channels=channels,

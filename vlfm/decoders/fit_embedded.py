@@ -5,10 +5,10 @@ import itertools
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from diffusers import UNet2DModel
 from torch.nn import functional
 
 from vlfm import config as configs
@@ -24,6 +24,9 @@ from vlfm.storage.checkpoints import load_state, save_state
 from vlfm.storage.files import write_json
 from vlfm.storage.fingerprints import fingerprint
 from vlfm.words import plural
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DModel
 
 # Enough to fit a basis of a hundred numbers and a small network; a larger data set is sampled, not loaded.
 MAX_FRAMES = 20_000
@@ -195,7 +198,7 @@ def _train_autoencoder(
     return model
 
 
-def _train_unet(config: configs.Config, latents: list[torch.Tensor], state: Path, every: int) -> UNet2DModel:
+def _train_unet(config: configs.Config, latents: list[torch.Tensor], state: Path, every: int) -> "UNet2DModel":
     """The noise predictor, trained with the plain DDPM objective.
 
     Args:

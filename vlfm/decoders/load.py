@@ -11,8 +11,6 @@ from vlfm.decoders.autoencoder import AutoencoderDecoder, LatentAutoencoder
 from vlfm.decoders.base import VisualDecoder
 from vlfm.decoders.ddim import network_dtype
 from vlfm.decoders.embedded import EmbeddedDecoder
-from vlfm.decoders.rectified_flow import RectifiedFlowDecoder
-from vlfm.decoders.stable_diffusion import StableDiffusionDecoder
 from vlfm.errors import VLFMError
 from vlfm.storage.files import read_json, write_json
 from vlfm.storage.fingerprints import check_fingerprint, fingerprint
@@ -132,7 +130,12 @@ def open_decoder(
     }
     if config.decoder.name == "autoencoder":
         return AutoencoderDecoder(LatentAutoencoder.from_folder(model, vae_dtype)).to(device)
+    # Their networks, with all of diffusers', are most of the start-up of a job: imported where they are asked for.
     if config.decoder.name == "stable-diffusion":
+        from vlfm.decoders.stable_diffusion import StableDiffusionDecoder
+
         guided = {"guidance": config.inversion.guidance, "null_text": config.inversion.null_text}
         return StableDiffusionDecoder.from_folder(model, vae, dtype, vae_dtype, **options, **guided).to(device)
+    from vlfm.decoders.rectified_flow import RectifiedFlowDecoder
+
     return RectifiedFlowDecoder.from_folder(model, parts, dtype, vae_dtype, **options).to(device)

@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 
 from vlfm import config as configs
-from vlfm.decoders import rectified_flow, stable_diffusion
 from vlfm.decoders.autoencoder import locate_autoencoder
 from vlfm.decoders.fit_embedded import fit_decoder
 from vlfm.decoders.load import FOUND, RECORD, open_decoder, recorded_fingerprint
@@ -66,12 +65,16 @@ def locate_decoder(settings: configs.Decoder, online: bool = True) -> tuple[Path
     if settings.name == "autoencoder":
         return locate_autoencoder(settings.model, online=online), None, ("",)
     if settings.name == "stable-diffusion":
+        from vlfm.decoders import stable_diffusion
+
         parts = stable_diffusion.PARTS
         own = () if settings.vae else ("vae",)
         model = locate(settings.model, {*parts, *own}, online=online)
         if settings.vae:
             return model, locate_autoencoder(settings.vae, "decoder.vae", online), parts
         return model, model / "vae", parts
+    from vlfm.decoders import rectified_flow
+
     parts = rectified_flow.PARTS
     model = locate(settings.model, parts, online=online)
     optional = rectified_flow.OPTIONAL_PARTS

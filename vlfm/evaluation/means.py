@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from vlfm.evaluation.metrics import mean_interval
+from vlfm.evaluation.intervals import mean_interval
 from vlfm.storage.tables import Row
 
 

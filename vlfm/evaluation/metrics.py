@@ -3,17 +3,12 @@
 `METRICS` judge each frame by itself, (K,); `TEMPORAL` judge how frames follow each other, (K−1,) and (K−2,).
 """
 
-import warnings
-from collections.abc import Sequence
-
-import numpy as np
 import torch
 from torchmetrics.functional.image import (
     multiscale_structural_similarity_index_measure,
     structural_similarity_index_measure,
 )
 
-from vlfm.errors import VLFMError
 from vlfm.evaluation.vmaf import vmaf
 from vlfm.frames import psnr
 
@@ -23,7 +18,6 @@ __all__ = [
     "TEMPORAL",
     "difference_psnr",
     "flicker",
-    "mean_interval",
     "ms_ssim",
     "psnr",
     "psnr_paper",
@@ -99,39 +93,3 @@ def flicker(frames: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 METRICS = {"psnr": psnr, "psnr_paper": psnr_paper, "ssim": ssim}
 ALL_METRICS = {**METRICS, "ms_ssim": ms_ssim, "vmaf": vmaf}
 TEMPORAL = {"difference_psnr": difference_psnr, "flicker": flicker}
-
-
-def mean_interval(
-    values: Sequence[float] | np.ndarray, seed: int = 0, confidence: float = 0.95, resamples: int = 9999
-) -> tuple[float, float, float]:
-    """The mean of one number per clip, and its confidence interval: `mean, low, high`.
-
-    A bias-corrected bootstrap over clips (BCa; Efron, 1987), seeded. Frames of a clip are no independent
-    evidence: average them first. NaNs (a metric that does not apply) are left out. One clip has no interval: its
-    bounds are NaN.
-
-    Raises:
-        VLFMError: if no number is left.
-    """
-    from scipy.stats import bootstrap
-
-    values = np.asarray(values, dtype=np.float64)
-    values = values[~np.isnan(values)]
-    if len(values) == 0:
-        raise VLFMError("there is no number to average: every clip's is missing")
-    mean = float(values.mean())
-    if len(values) == 1:
-        return mean, float("nan"), float("nan")
-    if np.ptp(values) <= 1e-12 * max(1.0, np.abs(values).max()):
-        return mean, mean, mean
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found = bootstrap(
-            (values,),
-            np.mean,
-            confidence_level=confidence,
-            n_resamples=resamples,
-            batch=max(1, 2_000_000 // len(values)),
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
-    return mean, float(found.low), float(found.high)

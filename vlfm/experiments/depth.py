@@ -31,8 +31,9 @@ from vlfm.latents.invert import invert_shard, latents_fingerprint
 from vlfm.latents.store import LatentStore
 from vlfm.model.flow_model import FlowModel
 from vlfm.plots import WIDTH, svg
-from vlfm.run import Run, spread
+from vlfm.run import Run
 from vlfm.splits import LABELS, SPLITS
+from vlfm.spread import spread
 from vlfm.storage.files import read_json, write_json
 from vlfm.storage.tables import Row
 from vlfm.storage.tar import read_tar, write_tar

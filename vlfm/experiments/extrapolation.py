@@ -26,7 +26,8 @@ from vlfm.frames import to_tensor
 from vlfm.latents.store import ClipLatents
 from vlfm.plots import WIDTH, legend_below, svg
 from vlfm.progress import with_progress
-from vlfm.run import Run, spread
+from vlfm.run import Run
+from vlfm.spread import spread
 from vlfm.storage.manifest import Clip, read_manifest
 from vlfm.storage.tables import Row
 

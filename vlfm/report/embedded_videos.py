@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from vlfm.errors import VLFMError
-from vlfm.run import spread
+from vlfm.spread import spread
 
 SHEETS = 6  # clips whose every frame is shown as a picture too
 POSTER_QUALITY = 50  # of WebP, of 100: it is seen for a moment

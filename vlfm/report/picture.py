@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vlfm.errors import VLFMError
-from vlfm.run import spread
 from vlfm.splits import TEST
+from vlfm.spread import spread
 from vlfm.storage.files import atomic_path, read_json
 from vlfm.storage.pictures import write_png
 

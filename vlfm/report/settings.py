@@ -2,7 +2,7 @@
 
 from vlfm import config as configs
 from vlfm.decoders.depth import walked_steps
-from vlfm.flow.bases import BASES
+from vlfm.flow.names import FUNCTIONS
 from vlfm.splits import TEST
 from vlfm.words import plural
 
@@ -41,7 +41,7 @@ def settings_in_words(
         ("inversion", f"{_inversion(config)}."),
         (
             "path",
-            f"{flow.order} {BASES[flow.basis].plural} ({flow.projection}); schedule {flow.schedule}, "
+            f"{flow.order} {FUNCTIONS[flow.basis]} ({flow.projection}); schedule {flow.schedule}, "
             f"σ ≥ {flow.sigma_min:g}.",
         ),
         (

@@ -210,7 +210,7 @@ def _score_tables(config: configs.Config, scores: list[dict[str, str]]) -> dict[
 
 
 def _score_table(scores: list[dict[str, str]], metric: str, seed: int) -> Table:
-    from vlfm.evaluation.metrics import mean_interval
+    from vlfm.evaluation.intervals import mean_interval
 
     groups: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
     for row in scores:

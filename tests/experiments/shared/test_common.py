@@ -5,7 +5,7 @@ import torch
 from vlfm.errors import VLFMError
 from vlfm.evaluation.means import means
 from vlfm.experiments.shared.common import cached, write_experiment, write_videos
-from vlfm.run import spread
+from vlfm.spread import spread
 from vlfm.storage.files import read_json
 from vlfm.storage.tables import read_table, write_table
 

@@ -1,6 +1,6 @@
 """How far generated clips lie from the true ones, and how much they differ: on feature vectors (B, D).
 
-What is one number a clip or caption is returned as such, for `vlfm.evaluation.metrics.mean_interval`.
+What is one number a clip or caption is returned as such, for `vlfm.evaluation.intervals.mean_interval`.
 """
 
 from collections.abc import Sequence

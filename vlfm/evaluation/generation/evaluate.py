@@ -17,8 +17,9 @@ from vlfm.evaluation.generation.resumable import Made, Method, Workshop
 from vlfm.evaluation.generation.scoring import Reference, score
 from vlfm.evaluation.generation.sources import Video
 from vlfm.progress import with_progress
-from vlfm.run import Run, spread
+from vlfm.run import Run
 from vlfm.splits import LABELS, TEST, TRAIN
+from vlfm.spread import spread
 from vlfm.storage import unfinished
 from vlfm.storage.files import write_json
 from vlfm.storage.locks import sole_writer

@@ -13,8 +13,9 @@ from vlfm.captions.pooling import mean_embedding
 from vlfm.evaluation.generation.fit_judges import one_token
 from vlfm.evaluation.generation.sampling import enough_shards, sampled_clips
 from vlfm.latents.store import LatentStore
-from vlfm.run import Run, spread
+from vlfm.run import Run
 from vlfm.splits import TRAIN
+from vlfm.spread import spread
 
 NEAREST = 64  # training clips of the nearest caption, at most
 Place = tuple[str, str]  # a clip's shard and its id

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from vlfm.run import spread
+from vlfm.spread import spread
 
 TRAINING = 4096  # training clips that are looked at, at most
 

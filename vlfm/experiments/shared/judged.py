@@ -19,8 +19,9 @@ from vlfm.evaluation.generation.scoring import COLUMNS, NUMBERS, SHARES, Referen
 from vlfm.evaluation.generation.sources import Source, Video
 from vlfm.evaluation.means import number
 from vlfm.experiments.shared.common import write_videos
-from vlfm.run import Run, spread
+from vlfm.run import Run
 from vlfm.splits import SPLITS
+from vlfm.spread import spread
 from vlfm.storage.tables import Row
 
 EACH = 4  # videos of a caption, and true clips of it

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vlfm.flow.bases.base import Basis, as_time, check_num_frames
+from vlfm.flow.names import FUNCTIONS
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class CosineBasis(Basis):
     """
 
     name: ClassVar[str] = "cosine"
-    plural: ClassVar[str] = "cosines"
+    plural: ClassVar[str] = FUNCTIONS["cosine"]
 
     num_frames: int
 

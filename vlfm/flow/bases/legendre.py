@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vlfm.flow.bases.base import Basis, as_time
+from vlfm.flow.names import FUNCTIONS
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class LegendreBasis(Basis):
     """
 
     name: ClassVar[str] = "legendre"
-    plural: ClassVar[str] = "Legendre polynomials"
+    plural: ClassVar[str] = FUNCTIONS["legendre"]
 
     def evaluate(self, t: Tensor) -> Tensor:
         """`g(t)`, (...,) → (..., s), in t's dtype and on its device.

@@ -71,8 +71,9 @@ with contextlib.ExitStack() as stack:
     print(*(each.getsockname()[1] for each in free))
 END
 )
-# Each node says that it has all processors, the memory that the rules ask for, and a GPU, which is none.
-node="NodeHostname=localhost NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=64000 Gres=gpu:1"
+# Each node says that it has the processors and the memory that the rules ask for, and a GPU, which is none.
+processors=$(($(nproc) > 4 ? $(nproc) : 4))
+node="NodeHostname=localhost NodeAddr=127.0.0.1 CPUs=$processors RealMemory=64000 Gres=gpu:1"
 cat > /etc/slurm/slurm.conf << END
 ClusterName=vlfm
 SlurmctldHost=localhost

@@ -129,8 +129,8 @@ start_node() {
   fail "node $1 did not start"
 }
 start_node one
-# Where `scontrol` takes more than ten seconds, on a busy machine, the plugin (2.8.0) asks sacct once, whatever the profile
-# says, and without accounting it never hears of its jobs again.
+# Where `scontrol` takes more than ten seconds, on a busy machine, the plugin (2.8.0) asks sacct once, whatever the
+# profile says, and without accounting it never hears of its jobs again.
 mkdir "$work/bin"
 printf '#!/bin/sh\nexec squeue --noheader --states=all --format="%%i|%%T"\n' > "$work/bin/sacct"
 chmod +x "$work/bin/sacct"
@@ -140,8 +140,8 @@ export PATH="$work/bin:$PATH"
 
 run="$work/run"
 on_slurm() {  # THREADS ARGUMENTS…
-  exec timeout --kill-after=5 1200 snakemake --profile "$profile" --directory "$run" --configfile "$small" --max-threads "$1" \
-    --slurm-init-seconds-before-status-checks 3 --seconds-between-status-checks 3 "${@:2}"
+  exec timeout --kill-after=5 1200 snakemake --profile "$profile" --directory "$run" --configfile "$small" \
+    --max-threads "$1" --slurm-init-seconds-before-status-checks 3 --seconds-between-status-checks 3 "${@:2}"
 }
 
 # The id of a running job of a rule.

@@ -3,6 +3,7 @@
 import functools
 import os
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import hypothesis
@@ -28,6 +29,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     torch.set_num_threads(1)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole DAGs first, then files of many tests: a file that takes minutes must not be the last, on one core alone."""
+    count = Counter(item.path for item in items)
+    items.sort(key=lambda item: (not item.path.is_relative_to(ROOT / "tests" / "workflow"), -count[item.path]))
 
 
 def merge(base: dict, change: dict) -> dict:

@@ -2,10 +2,12 @@
 
     python benchmarks/basis.py [--seconds 1 2 4 8] [--clips 6] [--out FILE.json]
 
-Shots of the demo's sources (96×96, 24 frames a second) and moving digits (48×48) go through patches
-in closed form, fitted on them; a path is drawn through their latents by least squares and decoded. Scored is the PSNR
-at the frames, all given, and at the frames between, every second one given. Beside the two bases of the pipeline stand
-cubic B-splines, and each basis on short pieces of the clip: is one long path better than several short ones?
+Shots of the demo's sources (96×96, 24 frames a second), moving digits (48×48) and generated scenes (96×96), the only
+ones of any length, go through patches in closed form, fitted on them; a path is drawn through their latents by least
+squares and decoded. Scored is the PSNR at the frames, all given, and at the frames between, every second one given.
+Beside the two bases of the pipeline stand cubic B-splines (short polynomials joined smoothly), the Fourier series, the
+functions learnt from the other clips' latents (their principal components over the frames), and each basis of the
+pipeline on short pieces of the clip, not joined: is one long path better than several short ones?
 
 An order is a share of the frames, so that a row of one length and a row of another spend as many coefficients a second.
 Lengths without two shots are left out. A markdown table of it is written beside the record.
@@ -16,6 +18,7 @@ import csv
 import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +34,7 @@ from vlfm.clips.moving_digits.videos import make_digits
 from vlfm.clips.shards import read_clips
 from vlfm.decoders.patch_autoencoder import PatchAutoencoder
 from vlfm.errors import VLFMError
+from vlfm.experiments.shared.scene import scene
 from vlfm.flow.bases import BASES, make_basis
 from vlfm.frames import psnr, to_tensor
 from vlfm.spread import spread
@@ -42,6 +46,14 @@ DIGITS = {"fps": 24, "size": 48, "patch": 8}
 Design = Callable[[np.ndarray, int], np.ndarray]  # times (K,), order → values (K, order)
 
 
+@dataclass(frozen=True)
+class Shot:
+    """What of a clip is needed here: frames uint8 (N, H, W, 3), times (N,) in seconds."""
+
+    frames: np.ndarray
+    times: np.ndarray
+
+
 def main() -> None:
     """Run, print, and write the JSON record and the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -51,7 +63,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = []
     for seconds in arguments.seconds:
-        for data in ("demo", "digits"):
+        for data in ("demo", "digits", "scenes"):
             with tempfile.TemporaryDirectory() as folder:
                 clips, patch = decoded(data, seconds, Path(folder), arguments.clips)
             if len(clips) < 2:
@@ -68,6 +80,10 @@ def main() -> None:
 def decoded(data: str, seconds: float, folder: Path, count: int) -> tuple[list, int]:
     """Clips of a length, through the ordinary index and decoding, and the side of a patch."""
     config = configs.load(ROOT / "config.yaml")
+    if data == "scenes":
+        times = np.arange(1, round(seconds * config.clips.fps) + 1) / config.clips.fps
+        shots = [Shot(scene(seed).frames(times, config.clips.size), times) for seed in range(count)]
+        return shots, config.decoder.embedded.patch
     change: dict = {"duration": seconds, "shard_size": 1000, "max_bad": 1.0}
     if data == "demo":
         sources = dict.fromkeys(row["source"] for row in csv.DictReader((ROOT / "vlfm/clips/demo.csv").open()))
@@ -112,19 +128,23 @@ def measure(data: str, seconds: float, clips: list, patch: int) -> list[dict]:
     pieces = max(1, round(seconds / PIECE))
     designs: dict[str, Design] = {name: basis(name, seconds, count) for name in BASES}
     designs["cubic B-spline"] = splines(seconds)
+    designs["Fourier"] = fourier(seconds)
     if pieces > 1:
         designs |= {
             f"{name}, pieces of {PIECE:g} s": on_pieces(basis(name, PIECE, count // pieces), pieces) for name in BASES
         }
+    # A clip's own latents must not have been learnt from.
+    learnt = [principal(latents[:index] + latents[index + 1 :]) for index in range(len(latents))]
+    each = {name: [design] * len(clips) for name, design in designs.items()} | {"learnt": learnt}
     rows = []
     for place, shares in SHARES.items():
-        for name, design in designs.items():
+        for name, of_clips in each.items():
             for share in shares:
                 order = round(share * count)
                 if "pieces" in name and order % pieces:
                     continue
                 made = []
-                for clip, u in zip(clips, latents, strict=True):
+                for clip, u, design in zip(clips, latents, of_clips, strict=True):
                     times = clip.times
                     given = np.arange(count) if place == "at" else np.arange(0, count, 2)
                     made.append(fitted(design, times, given, order, u))
@@ -168,6 +188,31 @@ def splines(seconds: float) -> Design:
         inner = np.linspace(0, seconds, order - degree + 1)
         knots = np.concatenate([[0] * degree, inner, [seconds] * degree])
         return BSpline.design_matrix(np.clip(times, 0, seconds), knots, degree).toarray()
+
+    return design
+
+
+def fourier(seconds: float) -> Design:
+    """1, and cosines and sines of whole waves in [0, T]: HiPPO's Fourier form."""
+
+    def design(times: np.ndarray, order: int) -> np.ndarray:
+        waves = (np.arange(order) + 1) // 2
+        phase = 2 * np.pi * waves * times[:, None] / seconds
+        odd = np.arange(order) % 2 == 1
+        return np.where(odd, np.cos(phase), np.where(waves > 0, np.sin(phase), 1.0))
+
+    return design
+
+
+def principal(latents: list[torch.Tensor]) -> Design:
+    """Principal components over the frames of the latents given; known at the frames alone, here told by their rank."""
+    rows = torch.cat([u.flatten(1).T for u in latents]).double()  # a row: one latent number over time
+    components = torch.linalg.eigh(rows.T @ rows).eigenvectors.flip(1).numpy()
+    count = len(components)
+
+    def design(times: np.ndarray, order: int) -> np.ndarray:
+        chosen = np.arange(count) if len(times) == count else np.arange(0, count, 2)
+        return components[chosen, :order]
 
     return design
 

@@ -68,3 +68,14 @@ def test_ledger_tells_bad_clips(tmp_path, capsys):
     assert lines[1].split() == ["decode", "1", "1", "1.5", "2.0"]
     assert lines[2] == "decode row 3 bb b.mp4: b.mp4 ends at 3 s"
     assert main(["ledger", "--results", str(tmp_path / "nowhere")]) == 1
+
+
+def test_a_reader_that_has_gone_is_no_failure_to_shout_about(tmp_path):
+    """`vlfm ledger | head`."""
+    (tmp_path / "clips").mkdir()
+    write_ledger(tmp_path / "clips" / "00000.ledger.parquet", [LedgerRow("aa", "decode", "ok", source="a.mp4", row=2)])
+    command = [sys.executable, "-m", "vlfm.cli", "ledger", "--results", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()  # long before it has started
+        assert process.stderr.read() == ""
+        assert process.wait() == 141  # what the shell calls SIGPIPE

@@ -6,6 +6,8 @@
 import argparse
 import contextlib
 import os
+import select
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -61,6 +63,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _nobody_reads(descriptor: int) -> bool:
+    """Whether it is a pipe whose reader has gone."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand; a `VLFMError` becomes one message and exit status 1, or 143 where a signal asked to stop."""
     arguments = _parser().parse_args(argv)
@@ -72,7 +81,15 @@ def main(argv: list[str] | None = None) -> int:
     with _copied_to(log):
         try:
             claim_gpus(arguments)
-            return arguments.run(arguments) or 0
+            status = arguments.run(arguments) or 0
+            sys.stdout.flush()
+            return status
+        except BrokenPipeError:
+            if not _nobody_reads(sys.__stdout__.fileno()):
+                raise
+            # `vlfm status | head` has what it wanted; Python would complain once more when it flushes at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())
+            return 128 + signal.SIGPIPE
         except VLFMError as error:
             print(f"vlfm {who}: {error}", file=sys.stderr)
             return 143 if isinstance(error, Stopped) else 1

@@ -81,5 +81,7 @@ def _inversion(config: configs.Config) -> str:
 
 def evaluations_in_words(config: configs.Config) -> str:
     """How often the network is evaluated for one clip, as far as the settings alone say it."""
-    known = config.model.head == "coefficients"
-    return plural(config.evaluation.steps, "network evaluation") if known else "several network evaluations"
+    if config.model.head != "coefficients":
+        return "several network evaluations"
+    a_step = 1 if config.evaluation.guidance == 1 else 2
+    return plural(config.evaluation.steps * a_step, "network evaluation")

@@ -34,7 +34,7 @@ SETTINGS = (
     "evaluation.guidance",
     "clips.fps",
 )
-FEW = 2  # videos of each caption at the numbers of evaluations that are compared
+FEW = 2  # videos of each caption at the numbers of steps that are compared
 TRUE, DECODED, PROJECTED, GENERATED = "true clips", "through the decoder", "projected", "generated"
 NEAREST, AVERAGE = "nearest caption", "average clip"
 
@@ -46,11 +46,11 @@ def evaluate_generation(run: Run, output: Path) -> None:
 
     - true clips; through the decoder, the same from their latents; projected, from their coefficients;
     - generated: `generation.seeds` videos of each caption with the settings of `evaluation`, and for comparison the
-      first two with each number of evaluations in `generation.steps`;
+      first two with each number of steps in `generation.steps`;
     - nearest caption: training clips of the training caption that is nearest, another one for each video (of a training
       caption: its own); average clip: their mean, pixel by pixel.
 
-    Columns: `evaluations` of the network for a clip (with guidance each costs two) and `guidance`; how many `captions`
+    Columns: `evaluations` of the network for a clip (with guidance two a step) and `guidance`; how many `captions`
     and `clips`; those of `scoring.score`; `seconds` a clip, of what is generated. An empty cell is a number that means
     nothing: features of few clips, words that are not of moving digits. The same inputs give the same files, but for
     the column `seconds`.
@@ -141,7 +141,7 @@ def _evaluate_split(run: Run, shop: Workshop, prompts: Sequence[Prompt], trainin
     reference = Reference(truth.viewed, training, captions, embeddings_of(prompts))
 
     def row(name: str, made: Made) -> Row:
-        evaluations = made.evaluations // (1 if evaluation.guidance == 1 else 2) or None
+        evaluations = made.evaluations or None
         return {
             "method": name,
             "split": shop.split,

@@ -1,6 +1,6 @@
 """Bases of time, `g(t)` of the paper's Eq. (3): what a clip's path is a sum of.
 
-A new basis is a module here and a line in `BASES`.
+A new basis is a module here and a line in `BASES`; CONTRIBUTING.md says where else it is named.
 """
 
 from vlfm.errors import VLFMError

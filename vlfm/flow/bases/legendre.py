@@ -16,8 +16,8 @@ class LegendreBasis(Basis):
     """`g_n(t) = √(2n+1) P_n(2t/T − 1)`, n = 0 … s−1: orthonormal on [0, T] under the uniform measure.
 
     The paper's Definition D.4, `√((2n+1)/2) P_n(t)`, is neither mapped to [−1, 1] nor scaled to match
-    Definition D.2's `B`; this is the basis that its coefficients reconstruct in (D2 of the working
-    specification).
+    Definition D.2's `B`; this is the basis that its coefficients reconstruct in (D2 in
+    docs/how-it-works.md).
 
     order: number of polynomials s, from 1 up. duration: T, seconds.
     """

@@ -17,9 +17,9 @@ from vlfm.evaluation.generation.evaluate import evaluate_generation
 from vlfm.evaluation.generation.fit_judges import fit_judges, load_judges
 from vlfm.evaluation.generation.prompts import Sample
 from vlfm.evaluation.generation.resumable import jobs
-from vlfm.evaluation.generation.sampling import enough_shards, sampled_clips
 from vlfm.evaluation.generation.scoring import COLUMNS
 from vlfm.evaluation.generation.sources import Video
+from vlfm.evaluation.generation.subset import enough_shards, sampled_clips
 from vlfm.evaluation.generation.trained import FeatureSettings
 from vlfm.frames import psnr, to_tensor
 from vlfm.latents import invert

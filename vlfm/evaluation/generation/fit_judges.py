@@ -23,7 +23,7 @@ from vlfm.evaluation.generation.digits import TRAINING_FRAMES, DigitJudge
 from vlfm.evaluation.generation.features import VideoFeatures, prepared, sampled
 from vlfm.evaluation.generation.judges import Judges
 from vlfm.evaluation.generation.pretrained import PretrainedFeatures
-from vlfm.evaluation.generation.sampling import enough_shards, sampled_clips
+from vlfm.evaluation.generation.subset import enough_shards, sampled_clips
 from vlfm.evaluation.generation.trained import FeatureSettings, TrainedFeatures
 from vlfm.progress import progress
 from vlfm.storage.files import read_json, write_json

@@ -11,7 +11,7 @@ from torch.nn import functional
 from vlfm.captions.encoders import CaptionEmbeddings
 from vlfm.captions.pooling import mean_embedding
 from vlfm.evaluation.generation.fit_judges import one_token
-from vlfm.evaluation.generation.sampling import enough_shards, sampled_clips
+from vlfm.evaluation.generation.subset import enough_shards, sampled_clips
 from vlfm.latents.store import LatentStore
 from vlfm.run import Run
 from vlfm.splits import TRAIN

@@ -33,9 +33,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole DAGs first, then files of many tests: a file that takes minutes must not be the last, on one core alone."""
-    count = Counter(item.path for item in items)
-    items.sort(key=lambda item: (not item.path.is_relative_to(ROOT / "tests" / "workflow"), -count[item.path]))
+    """Files that take minutes first, as they say, then those of many tests: the last must not keep one core waiting."""
+    minutes, count = Counter(), Counter(item.path for item in items)
+    for item in items:
+        for mark in item.iter_markers("slow"):
+            minutes[item.path] += mark.kwargs.get("minutes", 0) / (1 if mark in item.own_markers else count[item.path])
+    items.sort(key=lambda item: (-minutes[item.path], -count[item.path], item.path))
 
 
 def merge(base: dict, change: dict) -> dict:

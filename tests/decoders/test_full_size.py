@@ -111,7 +111,7 @@ def stable_diffusion(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=4)
 def test_stable_diffusion_at_its_full_size_goes_through_the_preset(stable_diffusion, tmp_path):
     cpu = torch.device("cpu")
     preset = {**PRESET, "decoder": {**PRESET["decoder"], "model": str(stable_diffusion)}}

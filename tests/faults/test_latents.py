@@ -42,7 +42,7 @@ def pieces(folder):
 # --------------------------------------------------------------------------------------------- kills
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=2)
 def test_ten_kills_at_random_moments_leave_no_trace(tmp_path, decoder):
     """The command itself, with SIGKILL: five times anywhere, start-up included, and five amid the batches."""
     count, random = 48, np.random.default_rng(0)

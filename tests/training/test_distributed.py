@@ -181,7 +181,7 @@ def test_gradients_of_two_processes_are_those_of_one(folder):
             assert torch.allclose(gradient, one[key], rtol=0, atol=1e-6 * max(1, one[key].abs().max())), (name, key)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=1.5)
 @pytest.mark.parametrize("processes", [1, 2])
 def test_killed_at_any_moment_and_resumed_equals_straight(folder, straight, processes):
     """Twice amid training, once anywhere in the start of a process that goes on."""

@@ -398,7 +398,7 @@ print(int(own.split()[1]) // 1024 + resource.getrusage(resource.RUSAGE_CHILDREN)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=2.5)
 @pytest.mark.parametrize("seconds, count", [(0, 30 * 30), (8, 38 * 25)])
 def test_thirty_seconds_of_720p_in_bounded_memory(make, tmp_path, seconds, count):
     """Peak memory, of this program and of the larger of its ffmpegs, in MB; no more than for six seconds."""

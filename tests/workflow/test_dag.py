@@ -159,7 +159,7 @@ def scored(folder):
     return {name: kept[name] for name in kept if name.startswith((*SCORED, "eval/psnr.csv", "eval/videos/"))}
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=3)
 def test_killed_in_every_stage_it_ends_with_the_same_files(finished, tmp_path):
     """SIGKILL to the whole process group in one stage after the other of one run, up to the scores and videos.
 

@@ -66,7 +66,7 @@ def data(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=2)
 def test_all_data_sets_together_come_to_scores(data, tmp_path):
     def entry(dataset, index, **more):
         return {"dataset": dataset, "index": str(data / index), "windows": 2, **more}

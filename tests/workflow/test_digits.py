@@ -14,7 +14,7 @@ DIGITS = Path(__file__).with_name("digits.yaml")
 SWEEPS = ("--configfile", DIGITS, DIGITS.with_name("sweeps.yaml"))
 VARIANTS = ("coefficients", "velocity", "direct", "all-frames")
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(minutes=7)
 
 
 @pytest.fixture(scope="module")

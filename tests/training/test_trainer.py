@@ -19,6 +19,7 @@ from vlfm.training.data import read_moments
 from vlfm.training.loader import batches
 from vlfm.training.log import MetricsLog
 from vlfm.training.loop import train
+from vlfm.training.muon import muon_class
 from vlfm.training.network import new_model
 from vlfm.training.throughput import best_product, flops_per_sample
 from vlfm.training.trainer import Trainer, new_optimizer, split_batch
@@ -382,3 +383,28 @@ def test_the_log_drops_rows_past_the_step_it_goes_on_from(tmp_path):
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["10", "20", "30", "40", "50"]
     assert rows[1]["skipped"] == "1"
+
+
+def test_muon_moves_as_the_packages_own_does():
+    """In float32 where bfloat16 is emulated: another step, but for the rounding of bfloat16 in five products."""
+    from pytorch_optimizer import Muon
+
+    def moved(muon):
+        shapes = [(64, 64), (64, 64), (32, 96), (96, 32)]
+        generator = torch.Generator().manual_seed(0)
+        weights = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+        before = [weight.detach().clone() for weight in weights]
+        optimizer = muon([{"params": weights, "use_muon": True, "use_adjusted_lr": True, "lr": 1e-2}])
+        for _ in range(3):
+            for weight in weights:
+                weight.grad = torch.randn(weight.shape, generator=generator)
+            optimizer.step()
+        return [(weight - start).detach() for weight, start in zip(weights, before, strict=True)]
+
+    for emulated in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("vlfm.training.muon.fast_bfloat16", lambda device, slow=emulated: not slow)
+            made = moved(muon_class(torch.device("cpu")))
+        for ours, theirs in zip(made, moved(Muon), strict=True):
+            difference = (ours - theirs).norm() / theirs.norm()
+            assert difference < 0.03 and (difference > 0) == emulated

@@ -15,6 +15,7 @@ from vlfm.model.transformer import VLFMTransformer
 from vlfm.precision import fast_bfloat16
 from vlfm.training.data import Batch
 from vlfm.training.distributed import ProcessGroup, make_accelerator, wrap
+from vlfm.training.muon import muon_class
 from vlfm.training.objective import Draw, Objective
 
 Part = tuple[Batch, Draw]
@@ -29,7 +30,7 @@ def new_optimizer(config: configs.Config, model: VLFMTransformer, device: torch.
     Muon (Jordan, 2024) moves the blocks' matrices by orthogonalised momentum, scaled to the size of AdamW's steps so
     that one learning rate serves both (Liu et al., "Muon is scalable for LLM training", 2025), and the rest by AdamW.
     """
-    from pytorch_optimizer import Grams, Muon
+    from pytorch_optimizer import Grams
 
     settings, gpu = config.training, device.type == "cuda"
     if settings.optimizer == "grams":
@@ -40,7 +41,7 @@ def new_optimizer(config: configs.Config, model: VLFMTransformer, device: torch.
         names = set(map(id, matrices))
         rest = [parameter for parameter in model.parameters() if id(parameter) not in names]
         shared = {"lr": settings.learning_rate, "weight_decay": WEIGHT_DECAY}
-        return Muon(
+        return muon_class(device)(
             [
                 {"params": matrices, "use_muon": True, "use_adjusted_lr": True, **shared},
                 {"params": rest, "use_muon": False, "betas": ADAMW_BETAS, **shared},

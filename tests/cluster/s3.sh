@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The small DAG up to its scores with results on an S3 server, moto's on this machine, and on the file system: the scores
-# must be the same. Minutes; needs nothing but Python.
+# The small DAG up to its scores with results on an S3 server, moto's on this machine, and on the file system: the
+# scores must be the same. Minutes; needs nothing but Python.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 work=$(mktemp -d)
@@ -27,7 +27,8 @@ export SNAKEMAKE_STORAGE_S3_ACCESS_KEY=any SNAKEMAKE_STORAGE_S3_SECRET_KEY=any
 run() {
   snakemake --cores all --quiet rules --directory "$work/$1" --configfile "$PWD/tests/workflow/small.yaml" "${@:2}"
 }
-s3=(--default-storage-provider s3 --default-storage-prefix s3://vlfm/run --storage-s3-endpoint-url "http://127.0.0.1:$port")
+server_at=(--storage-s3-endpoint-url "http://127.0.0.1:$port")
+s3=(--default-storage-provider s3 --default-storage-prefix s3://vlfm/run "${server_at[@]}")
 run local -- results/eval/psnr.csv
 run s3 "${s3[@]}" -- results/eval/psnr.csv
 curl --silent --fail "http://127.0.0.1:$port/vlfm/run/results/eval/psnr.csv" > "$work/psnr.csv"
@@ -35,5 +36,5 @@ cmp "$work/psnr.csv" "$work/local/results/eval/psnr.csv"
 [[ $(run s3 "${s3[@]}" --dry-run -- results/eval/psnr.csv 2>&1) == *"Nothing to be done"* ]]
 # The Kubernetes profile, as far as it goes without a cluster.
 pip install --quiet -c "$work/constraints.txt" snakemake-executor-plugin-kubernetes
-run pods --profile workflow/profiles/kubernetes --storage-s3-endpoint-url "http://127.0.0.1:$port" --dry-run > /dev/null
+run pods --profile workflow/profiles/kubernetes "${server_at[@]}" --dry-run > /dev/null
 echo "the same scores from S3"

@@ -61,10 +61,10 @@ def test_stored_results_are_those_of_a_local_run(tmp_path):
 
 def results(folder):
     """Name → bytes of what the stages gave: not their logs, nor what holds seconds."""
+    told = {"logs", "benchmarks", "checkpoints", "tensorboard", "config.yaml", ".snakemake_timestamp"}
     kept = {}
     for path in sorted((folder / "results").rglob("*")):
         name = path.relative_to(folder / "results")
-        told = {"logs", "benchmarks", "checkpoints", "tensorboard", "config.yaml", ".snakemake_timestamp"} & {*name.parts}
-        if path.is_file() and not told and not path.name.endswith("ledger.parquet"):
+        if path.is_file() and told.isdisjoint(name.parts) and not path.name.endswith("ledger.parquet"):
             kept[str(name)] = path.read_bytes()
     return kept

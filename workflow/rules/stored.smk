@@ -1,4 +1,4 @@
-# What rules declare for a storage plugin (snakemake --default-storage-provider), which moves that and nothing beside it.
+# What rules declare for a storage plugin (snakemake --default-storage-provider), which moves nothing else.
 #
 # On a file system they declare less: Snakemake removes what is declared before a job and after one that failed, and
 # with it what the next try goes on from.

@@ -548,7 +548,8 @@ def _nested(base: Mapping[str, Any], change: Mapping[str, Any], key: str) -> boo
 
 def as_yaml(config: Config) -> str:
     """A configuration as the text of a file that `load` reads."""
-    return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
+    text: str = yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
+    return text
 
 
 def save(config: Config, path: Path | str) -> None:

@@ -33,7 +33,6 @@ def test_a_job_reads_and_writes_where_its_rule_says():
         program, *words = shlex.split(re.sub(r"\{[^}]*\}", "elsewhere", told).removeprefix("exec "))
         assert program == "vlfm"
         given = vars(_parser().parse_args(words))
-        # Of `--config`, which has no default that is a path, None is the local one.
         assert given["config"] == [Path("elsewhere")], line
         left = {name: value for name, value in given.items() if isinstance(value, Path) and value.parts[0] == "results"}
         assert not left, f"{line} leaves to their defaults: {left}"
@@ -55,8 +54,14 @@ def test_stored_results_are_those_of_a_local_run(tmp_path):
     snakemake(away, *options, *storage, "--", "results/eval/psnr.csv")
     assert results(kept) == results(local)
     assert not list((away / ".snakemake" / "storage").rglob("*.tar")), "copies are not kept"
-    again = snakemake(away, *options, *storage, "--dry-run", "--", "results/eval/psnr.csv")
-    assert "Nothing to be done" in again.stdout
+    first = {path: path.stat().st_mtime_ns for path in (kept / "results").rglob("*") if path.is_file()}
+    # The index has the earlier plan to read now, and gives the same.
+    snakemake(away, *options, *storage, "--", "results/eval/psnr.csv")
+    assert results(kept) == results(local)
+    again = {str(path.relative_to(kept)) for path, changed in first.items() if path.stat().st_mtime_ns != changed}
+    assert not {name for name in again if not re.search(r"manifest|shards\.json|index", name)}
+    plan = snakemake(away, *options, *storage, "--dry-run", "--", "results/eval/psnr.csv")
+    assert "Nothing to be done" in plan.stdout
 
 
 def results(folder):

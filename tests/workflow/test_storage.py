@@ -65,8 +65,8 @@ def test_stored_results_are_those_of_a_local_run(tmp_path):
 
 
 def results(folder):
-    """Name → bytes of what the stages gave: not their logs, nor what holds seconds."""
-    told = {"logs", "benchmarks", "checkpoints", "tensorboard", "config.yaml", ".snakemake_timestamp"}
+    """Name → bytes of what the stages gave: not their logs, what holds seconds or what they go on from."""
+    told = {"logs", "benchmarks", "checkpoints", "tensorboard", "config.yaml", "plan.json", ".snakemake_timestamp"}
     kept = {}
     for path in sorted((folder / "results").rglob("*")):
         name = path.relative_to(folder / "results")

@@ -67,6 +67,7 @@ CAPTIONED = CONFIG.clips.captioner is not None
 rule decode:
     input:
         manifest=ancient("results/clips/manifest.parquet"),
+        planned=planned,
         drawn=stored(DRAWN) if CONFIG.clips.index == "moving-digits" else [],
     output:
         clips=temp("results/clips/uncaptioned/{shard}.tar") if CAPTIONED else "results/clips/{shard}.tar",

@@ -55,6 +55,12 @@ def plan(wildcards):
         return json.load(file)
 
 
+def planned(wildcards):
+    """No input, for a rule whose params alone read the plan: Snakemake fetches it from a storage for inputs only."""
+    plan(wildcards)
+    return []
+
+
 def shards(pattern, split=None):
     """An input function: `pattern` filled in for every shard of the plan, or for those of one split."""
     return lambda wildcards: expand(pattern, shard=shards_of(plan(wildcards), split))

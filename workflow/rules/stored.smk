@@ -5,6 +5,11 @@
 
 STORED = workflow.storage_settings.default_storage_provider is not None
 
+if workflow.storage_settings.default_storage_provider == "s3":
+    # snakemake-storage-plugin-s3 0.3.6 asks once whether a path is a folder, and misses the one that a job makes later.
+    kept = workflow.storage_registry.default_storage_provider.get_storage_object_cls()
+    kept.is_dir = lambda self: any(self.get_subkeys())
+
 
 def stored(*paths):
     """What lies beside a declared file and is read with it: declared only where results are stored."""

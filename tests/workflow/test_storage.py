@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -50,8 +51,9 @@ def test_stored_results_are_those_of_a_local_run(tmp_path):
     options = ["--configfile", TINY, "--config", f"clips={{index: {index}}}"]
     local, away, kept = tmp_path / "local", tmp_path / "away", tmp_path / "kept"
     storage = ["--default-storage-provider", "fs", "--default-storage-prefix", kept]
-    snakemake(local, *options, "--", "results/eval/psnr.csv")
-    snakemake(away, *options, *storage, "--", "results/eval/psnr.csv")
+    with ThreadPoolExecutor() as both:
+        runs = [(local, *options), (away, *options, *storage)]
+        list(both.map(lambda run: snakemake(*run, "--", "results/eval/psnr.csv"), runs))
     assert results(kept) == results(local)
     assert not list((away / ".snakemake" / "storage").rglob("*.tar")), "copies are not kept"
     first = {path: path.stat().st_mtime_ns for path in (kept / "results").rglob("*") if path.is_file()}

@@ -56,7 +56,7 @@ def plan(wildcards):
 
 
 def planned(wildcards):
-    """No input, for a rule whose params alone read the plan: Snakemake fetches it from a storage for inputs only."""
+    """No input, where params alone read the plan, which Snakemake fetches from a storage only as it asks for inputs."""
     plan(wildcards)
     return []
 

@@ -28,7 +28,7 @@ rule make_digits:
 checkpoint index:
     input:
         index=index_inputs(),
-        before=PLANNED,
+        earlier=EARLIER,
     output:
         manifest=update("results/clips/manifest.parquet"),
         plan=update("results/clips/shards.json"),

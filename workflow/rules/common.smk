@@ -118,7 +118,7 @@ def experiment(name, *details):
 
 
 def experiment_index(name):
-    """What says that an experiment is done. Parts that train, where there are such, have folders in the experiment's."""
+    """What says that an experiment is done. Those with parts that train have folders of theirs beside it."""
     index = f"results/eval/{name}/index.json"
     return index if name in ("ablation", "baselines", "depth") else whole(index)
 

@@ -26,10 +26,11 @@ def made(paths):
     return [path if Path(path).suffix else directory(path) for path in paths]
 
 
-PLAN = "results/clips/shards.json"
-# Snakemake fetches no output that is to be updated, but does fetch inputs.
-PLANNED = [before_update(path) for path in stored("results/clips/manifest.parquet", PLAN) if exists(path)]
+# The plan that the index goes on from: Snakemake fetches inputs, and no output that is to be updated.
+INDEXED = stored("results/clips/manifest.parquet", "results/clips/shards.json")
+EARLIER = [before_update(path) for path in INDEXED if exists(path)]
 
+# The videos beside it are known by it, as downloads are by their addresses.
 DRAWN = whole("results/clips/digits/digits.csv")
 
 DECODER = ["results/decoder/decoder.json"]

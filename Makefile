@@ -1,4 +1,4 @@
-.PHONY: install test slow slurm lint demo
+.PHONY: install test slow slurm s3 lint demo
 
 install:
 	pip install -c constraints.txt -e '.[test]' pre-commit
@@ -12,6 +12,9 @@ slow:
 
 slurm:
 	bash tests/cluster/slurm.sh
+
+s3:
+	bash tests/cluster/s3.sh
 
 lint:
 	ruff check . && ruff format --check . && snakemake --lint

@@ -20,6 +20,7 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/stored.smk"
 include: "workflow/rules/clips.smk"
 include: "workflow/rules/captions.smk"
 include: "workflow/rules/latents.smk"
@@ -35,7 +36,12 @@ include: "workflow/rules/report.smk"
 # Every subcommand reads this file. It is no rule's input: a rule runs again for its own settings (its `params`),
 # not for a change anywhere in the file; and a rule upstream of the checkpoint would hide the DAG behind it.
 onstart:
-    configs.save(CONFIG, "results/config.yaml")
+    configs.save(CONFIG, CONFIG_FILE)
+
+
+# A job on a machine that shares no folder with this one.
+if workflow.remote_exec and not Path(CONFIG_FILE).exists():
+    configs.save(CONFIG, CONFIG_FILE)
 
 
 rule all:
@@ -43,10 +49,10 @@ rule all:
     input:
         "results/report/index.html",
         "results/eval/psnr.csv",
-        "results/eval/videos/index.json",
+        VIDEOS,
         "results/theory/index.html",
-        expand("results/eval/{name}/index.json", name=EXPERIMENTS),
-        held_out("results/eval/generation/index.json"),
+        map(experiment_index, EXPERIMENTS),
+        held_out(GENERATED),
 
 
 rule clips:
@@ -72,12 +78,12 @@ rule train:
 rule eval:
     input:
         "results/eval/psnr.csv",
-        "results/eval/videos/index.json",
+        VIDEOS,
 
 
 rule generation:
     input:
-        "results/eval/generation/index.json",
+        GENERATED,
 
 
 rule report:
@@ -92,7 +98,7 @@ rule theory:
 
 rule experiments:
     input:
-        expand("results/eval/{name}/index.json", name=EXPERIMENTS),
+        map(experiment_index, EXPERIMENTS),
 
 
 # An hour each: by name alone, of no other target.

@@ -546,9 +546,15 @@ def _nested(base: Mapping[str, Any], change: Mapping[str, Any], key: str) -> boo
     return isinstance(base[key], Mapping) and isinstance(change[key], Mapping)
 
 
+def as_yaml(config: Config) -> str:
+    """A configuration as the text of a file that `load` reads."""
+    text: str = yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
+    return text
+
+
 def save(config: Config, path: Path | str) -> None:
     """Write a configuration that `load` reads, atomically."""
-    write_bytes(path, yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True).encode())
+    write_bytes(path, as_yaml(config).encode())
 
 
 def settings(config: Config, *sections: str) -> dict[str, Any]:

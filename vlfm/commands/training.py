@@ -40,6 +40,7 @@ def _train(arguments):
             return launch(arguments.command_line, processes, arguments.threads, meeting())
 
     from vlfm.captions.encoders import read_empty_caption
+    from vlfm.storage.files import write_bytes
     from vlfm.training.loop import train
     from vlfm.training.objective import Objective
 
@@ -61,6 +62,9 @@ def _train(arguments):
         _preview(arguments, config, decoder, names, device),
         decoder,
     )
+    kept = arguments.output / "metrics.csv"
+    if rank() == 0 and arguments.metrics.resolve() != kept.resolve():
+        write_bytes(kept, arguments.metrics.read_bytes())
 
 
 def _preview(arguments, config, decoder, names, device):

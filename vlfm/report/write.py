@@ -143,7 +143,7 @@ def write_report(config: configs.Config, results: Path, output: Path) -> None:
         jobs=_jobs(results, rows, training["steps"] * config.training.batch_size, len(entries)),
         clip_ledger=_clip_ledger(rows, splits),
         bad=_bad(rows),
-        config=(results / "config.yaml").read_text(),
+        config=configs.as_yaml(config),
         videos=library.videos,
     )
     write_bytes(output, page.encode())

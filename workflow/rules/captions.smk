@@ -9,6 +9,7 @@ rule encode_empty_caption:
     benchmark:
         "results/benchmarks/encode_empty_caption.tsv"
     params:
+        config=CONFIG_FILE,
         settings=settings("text", "decoder.model"),
     threads: 1
     resources:
@@ -18,4 +19,4 @@ rule encode_empty_caption:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm empty-caption --config results/config.yaml --output {output:q} --threads {threads} --log {log:q}"
+        "vlfm empty-caption --config {params.config:q} --output {output:q} --threads {threads} --log {log:q}"

@@ -6,13 +6,15 @@
 
 rule make_digits:
     output:
-        DRAWN,
+        made([DRAWN]),
     log:
         "results/logs/make_digits.log",
     benchmark:
         "results/benchmarks/make_digits.tsv"
     params:
+        config=CONFIG_FILE,
         settings=settings("clips.digits", "clips.fps", "clips.duration", "clips.size", "seed"),
+        table=lambda wildcards, output: Path(output[0], "digits.csv" if STORED else ""),
     threads: 1
     resources:
         mem_mb=growing(2000),
@@ -20,12 +22,13 @@ rule make_digits:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm make-digits --config results/config.yaml --output {output:q} --log {log:q}"
+        "vlfm make-digits --config {params.config:q} --output {params.table:q} --log {log:q}"
 
 
 checkpoint index:
     input:
         index=index_inputs(),
+        earlier=EARLIER,
     output:
         manifest=update("results/clips/manifest.parquet"),
         plan=update("results/clips/shards.json"),
@@ -35,6 +38,7 @@ checkpoint index:
     benchmark:
         "results/benchmarks/index.tsv"
     params:
+        config=CONFIG_FILE,
         settings=settings(
             "clips.index",
             "clips.fps",
@@ -52,7 +56,7 @@ checkpoint index:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm index --config results/config.yaml --manifest {output.manifest:q} --plan {output.plan:q}"
+        "vlfm index --config {params.config:q} --manifest {output.manifest:q} --plan {output.plan:q}"
         " --ledger {log.ledger:q} --log {log.text:q}"
 
 
@@ -63,6 +67,8 @@ CAPTIONED = CONFIG.clips.captioner is not None
 rule decode:
     input:
         manifest=ancient("results/clips/manifest.parquet"),
+        planned=planned,
+        drawn=stored(DRAWN) if CONFIG.clips.index == "moving-digits" else [],
     output:
         clips=temp("results/clips/uncaptioned/{shard}.tar") if CAPTIONED else "results/clips/{shard}.tar",
     log:
@@ -71,8 +77,10 @@ rule decode:
     benchmark:
         "results/benchmarks/decode/{shard}.tsv"
     params:
+        config=CONFIG_FILE,
         settings=settings("clips.fps", "clips.min_frames", "clips.image", "clips.decoder"),
         shard=shard_plan,
+        sources=lambda wildcards, input: Path(input.manifest).parent / "sources",
     threads: 1
     resources:
         mem_mb=growing(2000),
@@ -80,8 +88,8 @@ rule decode:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm decode --config results/config.yaml --manifest {input.manifest:q} --shard {wildcards.shard:q}"
-        " --output {output.clips:q} --ledger {log.ledger:q} --log {log.text:q}"
+        "vlfm decode --config {params.config:q} --manifest {input.manifest:q} --shard {wildcards.shard:q}"
+        " --sources {params.sources:q} --output {output.clips:q} --ledger {log.ledger:q} --log {log.text:q}"
 
 
 if CAPTIONED:
@@ -97,6 +105,7 @@ if CAPTIONED:
         benchmark:
             "results/benchmarks/caption/{shard}.tsv"
         params:
+            config=CONFIG_FILE,
             settings=settings("clips.captioner"),
         threads: threads_for()
         resources:
@@ -106,5 +115,5 @@ if CAPTIONED:
         conda:
             "../../envs/vlfm.yaml"
         shell:
-            "vlfm caption --config results/config.yaml --clips {input.clips:q} --output {output.clips:q}"
+            "vlfm caption --config {params.config:q} --clips {input.clips:q} --output {output.clips:q}"
             " --ledger {log.ledger:q} --threads {threads} --log {log.text:q}"

@@ -13,6 +13,7 @@ rule project:
     benchmark:
         "results/benchmarks/project/{shard}.tsv"
     params:
+        config=CONFIG_FILE,
         settings=settings("flow.basis", "flow.order", "flow.projection", "flow.ridge"),
     threads: 1
     resources:
@@ -21,5 +22,5 @@ rule project:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm project --config results/config.yaml --latents {input.latents:q} --output {output.coefficients:q}"
+        "vlfm project --config {params.config:q} --latents {input.latents:q} --output {output.coefficients:q}"
         " --moments {output.moments:q} --ledger {log.ledger:q} --device cpu --threads {threads} --log {log.text:q}"

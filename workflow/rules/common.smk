@@ -36,7 +36,8 @@ def threads_for(gpus=1):
     return 16 if GPUS < 2 or cores is None else max(1, min(16, cores * gpus // GPUS))
 
 
-DRAWN = "results/clips/digits/digits.csv"  # the videos beside it are known by it, as downloads are by their addresses
+# What every subcommand reads: on this machine, wherever results are stored.
+CONFIG_FILE = "results/config.yaml"
 
 
 wildcard_constraints:
@@ -52,6 +53,12 @@ def plan(wildcards):
     """The frozen shard plan: {shard: {"clips": …, "digest": …, …}}. Reading it makes the DAG wait for the index."""
     with checkpoints.index.get().output.plan.open() as file:
         return json.load(file)
+
+
+def planned(wildcards):
+    """No input, where params alone read the plan, which Snakemake fetches from a storage only as it asks for inputs."""
+    plan(wildcards)
+    return []
 
 
 def shards(pattern, split=None):
@@ -71,6 +78,11 @@ def shard_plan(wildcards):
     """
     about = plan(wildcards)[wildcards.shard]
     return json.dumps({key: value for key, value in about.items() if key != "split"}, sort_keys=True)
+
+
+def results_folder(wildcards, input):
+    """The results folder as a job sees it: a storage plugin gives it copies elsewhere."""
+    return Path(input.plan).parents[1]
 
 
 def growing(amount):
@@ -95,20 +107,28 @@ def experiment(name, *details):
         labels = {"experiment": name, "as": kind}
         return report(path, caption=f"../report/{name}.rst", category="Experiments", labels=labels)
 
+    index = experiment_index(name)
     return {
         "table": shown(f"results/eval/{name}.csv", "table"),
         "figure": shown(f"results/eval/{name}.svg", "figure"),
-        "index": f"results/eval/{name}/index.json",
-        **{detail: f"results/eval/{name}/{detail}.csv" for detail in details},
+        "index": made([index]),
+        # A stored folder holds them.
+        **{detail: f"results/eval/{name}/{detail}.csv" for detail in details if Path(index).suffix},
     }
+
+
+def experiment_index(name):
+    """What says that an experiment is done. Those with parts that train have folders of theirs beside it."""
+    index = f"results/eval/{name}/index.json"
+    return index if name in ("ablation", "baselines", "depth") else whole(index)
 
 
 def index_inputs():
     """All the index files: the index is read again when one of them changes, or another is there."""
     index = CONFIG.clips.index
     if isinstance(index, str):
-        return {"demo": [], "moving-digits": [DRAWN]}.get(index, [index])
+        return {"demo": [], "moving-digits": [DRAWN]}.get(index, [local(index)])
     try:
-        return [str(path) for entry in index for path in index_files(entry)]
+        return [local(str(path)) for entry in index for path in index_files(entry)]
     except VLFMError as error:
         raise WorkflowError(str(error))

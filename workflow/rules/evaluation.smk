@@ -4,20 +4,22 @@
 rule evaluate:
     input:
         plan=ancient("results/clips/shards.json"),
-        model="results/model/training.json",
-        decoder="results/decoder/decoder.json",
+        model=MODEL,
+        decoder=DECODER,
         clips=shards("results/clips/{shard}.tar"),
         latents=shards("results/latents/{shard}.zarr"),
         coefficients=shards("results/coefficients/{shard}.tar"),
     output:
         psnr=report("results/eval/psnr.csv", caption="../report/psnr.rst", category="Scores"),
-        videos="results/eval/videos/index.json",
+        videos=made([VIDEOS]),
     log:
         "results/logs/evaluate.log",
     benchmark:
         "results/benchmarks/evaluate.tsv"
     params:
+        config=CONFIG_FILE,
         settings=settings("evaluation", "seed"),
+        results=results_folder,
     threads: threads_for()
     resources:
         mem_mb=growing(8000),
@@ -26,4 +28,5 @@ rule evaluate:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm evaluate --config results/config.yaml --plan {input.plan:q} --threads {threads} --log {log:q}"
+        "vlfm evaluate --config {params.config:q} --plan {input.plan:q} --results {params.results:q}"
+        " --output {output.psnr:q} --videos {params.results:q}/eval/videos --threads {threads} --log {log:q}"

@@ -9,8 +9,16 @@ HEADS = ["velocity", "direct", "coefficients"]
 VARIANTS = [*HEADS, "all-frames"]
 SEEDS = sorted(set(CONFIG.experiments.baseline_seeds))
 DEPTHS = [f"{depth:g}" for depth in sorted(set(CONFIG.experiments.depths))]
-# Where the empty caption lies that training drops captions for.
-EMPTY = ["results/captions/empty.safetensors"] if CONFIG.training.caption_dropout else []
+# What a head leaves, first and last: where results are stored, its folder.
+HEAD = stored("results/eval/ablation/{head}") or [
+    "results/eval/ablation/{head}/result.json",
+    "results/eval/ablation/{head}/model/training.json",
+]
+# What preparing leaves for the parts.
+FRAMES = stored("results/eval/baselines/frames")
+CHOSEN = stored("results/eval/depth/clips")
+if CONFIG.decoder.name == "embedded" and not CONFIG.predictor_steps and max(CONFIG.experiments.depths) > 0:
+    CHOSEN += stored("results/eval/depth/decoder")
 
 
 wildcard_constraints:
@@ -23,7 +31,7 @@ wildcard_constraints:
 rule interpolate:
     input:
         plan=ancient("results/clips/shards.json"),
-        decoder="results/decoder/decoder.json",
+        decoder=DECODER,
         clips=shards("results/clips/{shard}.tar"),
         latents=shards("results/latents/{shard}.zarr"),
     output:
@@ -33,9 +41,11 @@ rule interpolate:
     benchmark:
         "results/benchmarks/interpolation.tsv"
     params:
+        config=CONFIG_FILE,
         settings=settings(
             "flow.order", "clips.fps", "experiments.clips", "experiments.scenes", "experiments.videos", "seed"
         ),
+        results=results_folder,
     threads: threads_for()
     resources:
         mem_mb=growing(8000),
@@ -44,16 +54,16 @@ rule interpolate:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm experiment interpolation --config results/config.yaml --plan {input.plan:q} --threads {threads}"
-        " --log {log:q}"
+        "vlfm experiment interpolation --config {params.config:q} --plan {input.plan:q} --results {params.results:q}"
+        " --output {params.results:q}/eval --threads {threads} --log {log:q}"
 
 
 rule extrapolate:
     input:
         plan=ancient("results/clips/shards.json"),
         manifest=ancient("results/clips/manifest.parquet"),
-        model="results/model/training.json",
-        decoder="results/decoder/decoder.json",
+        model=MODEL,
+        decoder=DECODER,
         clips=shards("results/clips/{shard}.tar"),
         latents=shards("results/latents/{shard}.zarr"),
     output:
@@ -63,6 +73,7 @@ rule extrapolate:
     benchmark:
         "results/benchmarks/extrapolation.tsv"
     params:
+        config=CONFIG_FILE,
         settings=settings(
             "flow.basis",
             "flow.order",
@@ -74,6 +85,7 @@ rule extrapolate:
             "experiments.extend",
             "seed",
         ),
+        results=results_folder,
     threads: threads_for()
     resources:
         mem_mb=growing(8000),
@@ -82,14 +94,14 @@ rule extrapolate:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm experiment extrapolation --config results/config.yaml --plan {input.plan:q} --threads {threads}"
-        " --log {log:q}"
+        "vlfm experiment extrapolation --config {params.config:q} --plan {input.plan:q} --results {params.results:q}"
+        " --output {params.results:q}/eval --threads {threads} --log {log:q}"
 
 
 rule compare_orders:
     input:
         plan=ancient("results/clips/shards.json"),
-        decoder="results/decoder/decoder.json",
+        decoder=DECODER,
         clips=shards("results/clips/{shard}.tar"),
         latents=shards("results/latents/{shard}.zarr"),
     output:
@@ -99,7 +111,9 @@ rule compare_orders:
     benchmark:
         "results/benchmarks/order.tsv"
     params:
+        config=CONFIG_FILE,
         settings=settings("flow.basis", "experiments.clips", "experiments.orders", "experiments.videos", "seed"),
+        results=results_folder,
     threads: threads_for()
     resources:
         mem_mb=growing(8000),
@@ -108,16 +122,16 @@ rule compare_orders:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm experiment order --config results/config.yaml --plan {input.plan:q} --threads {threads}"
-        " --log {log:q}"
+        "vlfm experiment order --config {params.config:q} --plan {input.plan:q} --results {params.results:q}"
+        " --output {params.results:q}/eval --threads {threads} --log {log:q}"
 
 
 rule write_ledger:
     input:
         plan=ancient("results/clips/shards.json"),
         psnr="results/eval/psnr.csv",
-        model="results/model/training.json",
-        decoder="results/decoder/decoder.json",
+        model=MODEL,
+        decoder=DECODER,
         clips=shards("results/clips/{shard}.tar"),
         latents=shards("results/latents/{shard}.zarr"),
     output:
@@ -127,7 +141,9 @@ rule write_ledger:
     benchmark:
         "results/benchmarks/ledger.tsv"
     params:
+        config=CONFIG_FILE,
         settings=settings("flow.basis", "flow.order", "clips.fps", *SAMPLING, "experiments.videos", "seed"),
+        results=results_folder,
     threads: threads_for()
     resources:
         mem_mb=growing(8000),
@@ -136,26 +152,26 @@ rule write_ledger:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm experiment ledger --config results/config.yaml --plan {input.plan:q} --threads {threads}"
-        " --log {log:q}"
+        "vlfm experiment ledger --config {params.config:q} --plan {input.plan:q} --results {params.results:q}"
+        " --output {params.results:q}/eval --threads {threads} --log {log:q}"
 
 
 rule train_head:
     input:
         plan=ancient("results/clips/shards.json"),
-        decoder="results/decoder/decoder.json",
+        decoder=DECODER,
         clips=shards("results/clips/{shard}.tar"),
         latents=shards("results/latents/{shard}.zarr"),
         coefficients=shards("results/coefficients/{shard}.tar", TRAIN),
         moments=shards("results/coefficients/{shard}.json", TRAIN),
     output:
-        result="results/eval/ablation/{head}/result.json",
-        model="results/eval/ablation/{head}/model/training.json",
+        made(HEAD),
     log:
         "results/logs/ablation/{head}.log",
     benchmark:
         "results/benchmarks/ablation/{head}.tsv"
     params:
+        config=CONFIG_FILE,
         settings=settings(
             "model",
             "training",
@@ -166,6 +182,7 @@ rule train_head:
             "experiments.ablation_steps",
             "seed",
         ),
+        results=results_folder,
     threads: threads_for()
     resources:
         mem_mb=growing(16000),
@@ -174,16 +191,16 @@ rule train_head:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm experiment ablation --part {wildcards.head} --config results/config.yaml --plan {input.plan:q}"
-        " --threads {threads} --log {log:q}"
+        "vlfm experiment ablation --part {wildcards.head} --config {params.config:q} --plan {input.plan:q}"
+        " --results {params.results:q} --output {params.results:q}/eval --threads {threads} --log {log:q}"
 
 
 rule compare_heads:
     input:
         plan=ancient("results/clips/shards.json"),
-        decoder="results/decoder/decoder.json",
+        decoder=DECODER,
         latents=shards("results/latents/{shard}.zarr"),
-        heads=expand("results/eval/ablation/{head}/result.json", head=HEADS),
+        heads=expand(HEAD[0], head=HEADS),
     output:
         **experiment("ablation", "clips", "curve"),
     log:
@@ -191,7 +208,9 @@ rule compare_heads:
     benchmark:
         "results/benchmarks/ablation.tsv"
     params:
+        config=CONFIG_FILE,
         settings=settings("seed"),
+        results=results_folder,
     threads: 1
     resources:
         mem_mb=growing(2000),
@@ -199,16 +218,17 @@ rule compare_heads:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm experiment ablation --config results/config.yaml --plan {input.plan:q} --device cpu --log {log:q}"
+        "vlfm experiment ablation --config {params.config:q} --plan {input.plan:q} --results {params.results:q}"
+        " --output {params.results:q}/eval --device cpu --log {log:q}"
 
 
 rule measure_speed:
     input:
         plan=ancient("results/clips/shards.json"),
-        decoder="results/decoder/decoder.json",
+        decoder=DECODER,
         clips=shards("results/clips/{shard}.tar"),
         latents=shards("results/latents/{shard}.zarr"),
-        heads=expand("results/eval/ablation/{head}/model/training.json", head=HEADS),
+        heads=expand(HEAD[-1], head=HEADS),
     output:
         **experiment("speed"),
     log:
@@ -216,7 +236,9 @@ rule measure_speed:
     benchmark:
         "results/benchmarks/speed.tsv"
     params:
+        config=CONFIG_FILE,
         settings=settings("evaluation", "seed"),
+        results=results_folder,
     threads: threads_for()
     resources:
         mem_mb=growing(8000),
@@ -225,8 +247,8 @@ rule measure_speed:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm experiment speed --config results/config.yaml --plan {input.plan:q} --threads {threads}"
-        " --log {log:q}"
+        "vlfm experiment speed --config {params.config:q} --plan {input.plan:q} --results {params.results:q}"
+        " --output {params.results:q}/eval --threads {threads} --log {log:q}"
 
 
 # ------------------------------------------------------------- baselines and depth: an hour each, asked for by name
@@ -235,19 +257,22 @@ rule measure_speed:
 rule prepare_baselines:
     input:
         plan=ancient("results/clips/shards.json"),
-        decoder="results/decoder/decoder.json",
+        decoder=DECODER,
         latents=shards("results/latents/{shard}.zarr"),
         coefficients=shards("results/coefficients/{shard}.tar", TRAIN),
         moments=shards("results/coefficients/{shard}.json", TRAIN),
         empty=EMPTY,
     output:
         "results/eval/baselines/steps.json",
+        made(FRAMES),
     log:
         "results/logs/baselines/prepare.log",
     benchmark:
         "results/benchmarks/baselines/prepare.tsv"
     params:
+        config=CONFIG_FILE,
         settings=settings("model", "training", "flow", "experiments.baseline_seconds"),
+        results=results_folder,
     threads: threads_for()
     resources:
         mem_mb=growing(16000),
@@ -256,20 +281,21 @@ rule prepare_baselines:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm experiment baselines --part prepare --config results/config.yaml --plan {input.plan:q}"
-        " --threads {threads} --log {log:q}"
+        "vlfm experiment baselines --part prepare --config {params.config:q} --plan {input.plan:q}"
+        " --results {params.results:q} --output {params.results:q}/eval --threads {threads} --log {log:q}"
 
 
 rule train_baseline:
     input:
         plan=ancient("results/clips/shards.json"),
         steps="results/eval/baselines/steps.json",
-        decoder="results/decoder/decoder.json",
+        frames=FRAMES,
+        decoder=DECODER,
         clips=shards("results/clips/{shard}.tar"),
         latents=shards("results/latents/{shard}.zarr"),
         coefficients=shards("results/coefficients/{shard}.tar", TRAIN),
         moments=shards("results/coefficients/{shard}.json", TRAIN),
-        judges="results/judges/judges.json",
+        judges=JUDGES,
         empty=EMPTY,
     output:
         "results/eval/baselines/{variant}-{seed}/result.json",
@@ -278,6 +304,7 @@ rule train_baseline:
     benchmark:
         "results/benchmarks/baselines/{variant}-{seed}.tsv"
     params:
+        config=CONFIG_FILE,
         settings=settings(
             "model",
             "training",
@@ -287,6 +314,7 @@ rule train_baseline:
             "experiments.baseline_steps",
             "experiments.videos",
         ),
+        results=results_folder,
     threads: threads_for()
     resources:
         mem_mb=growing(16000),
@@ -295,18 +323,19 @@ rule train_baseline:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm experiment baselines --part {wildcards.variant}-{wildcards.seed} --config results/config.yaml"
-        " --plan {input.plan:q} --threads {threads} --log {log:q}"
+        "vlfm experiment baselines --part {wildcards.variant}-{wildcards.seed} --config {params.config:q}"
+        " --plan {input.plan:q} --results {params.results:q} --output {params.results:q}/eval --threads {threads}"
+        " --log {log:q}"
 
 
 rule compare_baselines:
     input:
         plan=ancient("results/clips/shards.json"),
         steps="results/eval/baselines/steps.json",
-        decoder="results/decoder/decoder.json",
+        decoder=DECODER,
         clips=shards("results/clips/{shard}.tar"),
         latents=shards("results/latents/{shard}.zarr"),
-        judges="results/judges/judges.json",
+        judges=JUDGES,
         trained=expand("results/eval/baselines/{variant}-{seed}/result.json", variant=VARIANTS, seed=SEEDS),
     output:
         **experiment("baselines", "seeds"),
@@ -315,7 +344,9 @@ rule compare_baselines:
     benchmark:
         "results/benchmarks/baselines.tsv"
     params:
+        config=CONFIG_FILE,
         settings=settings("generation", "experiments.videos", "seed"),
+        results=results_folder,
     threads: threads_for()
     resources:
         mem_mb=growing(8000),
@@ -324,23 +355,25 @@ rule compare_baselines:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm experiment baselines --config results/config.yaml --plan {input.plan:q} --threads {threads}"
-        " --log {log:q}"
+        "vlfm experiment baselines --config {params.config:q} --plan {input.plan:q} --results {params.results:q}"
+        " --output {params.results:q}/eval --threads {threads} --log {log:q}"
 
 
 rule prepare_depths:
     input:
         plan=ancient("results/clips/shards.json"),
-        decoder="results/decoder/decoder.json",
+        decoder=DECODER,
         clips=shards("results/clips/{shard}.tar"),
         latents=shards("results/latents/{shard}.zarr"),
     output:
         "results/eval/depth/prepared.json",
+        made(CHOSEN),
     log:
         "results/logs/depth/prepare.log",
     benchmark:
         "results/benchmarks/depth/prepare.tsv"
     params:
+        config=CONFIG_FILE,
         settings=settings(
             "decoder",
             "experiments.depths",
@@ -349,6 +382,7 @@ rule prepare_depths:
         ),
         # At depth 0 the run itself trains no noise predictor, but the sweep does.
         steps=CONFIG.decoder.embedded.steps,
+        results=results_folder,
     threads: threads_for()
     resources:
         mem_mb=growing(8000),
@@ -357,18 +391,19 @@ rule prepare_depths:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm experiment depth --part prepare --config results/config.yaml --plan {input.plan:q}"
-        " --threads {threads} --log {log:q}"
+        "vlfm experiment depth --part prepare --config {params.config:q} --plan {input.plan:q}"
+        " --results {params.results:q} --output {params.results:q}/eval --threads {threads} --log {log:q}"
 
 
 rule try_depth:
     input:
         plan=ancient("results/clips/shards.json"),
         prepared="results/eval/depth/prepared.json",
-        decoder="results/decoder/decoder.json",
+        chosen=CHOSEN,
+        decoder=DECODER,
         clips=shards("results/clips/{shard}.tar"),
         latents=shards("results/latents/{shard}.zarr"),
-        judges="results/judges/judges.json",
+        judges=JUDGES,
         empty=EMPTY,
     output:
         "results/eval/depth/{depth}/result.json",
@@ -377,6 +412,7 @@ rule try_depth:
     benchmark:
         "results/benchmarks/depth/{depth}.tsv"
     params:
+        config=CONFIG_FILE,
         settings=settings(
             "inversion",
             "text",
@@ -390,6 +426,7 @@ rule try_depth:
             "experiments.depth_steps",
             "seed",
         ),
+        results=results_folder,
     threads: threads_for()
     resources:
         mem_mb=growing(16000),
@@ -398,17 +435,17 @@ rule try_depth:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm experiment depth --part {wildcards.depth} --config results/config.yaml --plan {input.plan:q}"
-        " --threads {threads} --log {log:q}"
+        "vlfm experiment depth --part {wildcards.depth} --config {params.config:q} --plan {input.plan:q}"
+        " --results {params.results:q} --output {params.results:q}/eval --threads {threads} --log {log:q}"
 
 
 rule compare_depths:
     input:
         plan=ancient("results/clips/shards.json"),
-        decoder="results/decoder/decoder.json",
+        decoder=DECODER,
         clips=shards("results/clips/{shard}.tar"),
         latents=shards("results/latents/{shard}.zarr"),
-        judges="results/judges/judges.json",
+        judges=JUDGES,
         depths=expand("results/eval/depth/{depth}/result.json", depth=DEPTHS),
     output:
         **experiment("depth"),
@@ -417,7 +454,9 @@ rule compare_depths:
     benchmark:
         "results/benchmarks/depth.tsv"
     params:
+        config=CONFIG_FILE,
         settings=settings("generation", "experiments.videos", "seed"),
+        results=results_folder,
     threads: 1
     resources:
         mem_mb=growing(4000),
@@ -425,5 +464,5 @@ rule compare_depths:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm experiment depth --config results/config.yaml --plan {input.plan:q} --device cpu --threads {threads}"
-        " --log {log:q}"
+        "vlfm experiment depth --config {params.config:q} --plan {input.plan:q} --results {params.results:q}"
+        " --output {params.results:q}/eval --device cpu --threads {threads} --log {log:q}"

@@ -8,13 +8,15 @@ rule prepare_decoder:
         plan=ancient("results/clips/shards.json"),
         clips=shards("results/clips/{shard}.tar", TRAIN) if TRAINED else [],
     output:
-        "results/decoder/decoder.json",
+        made(DECODER),
     log:
         "results/logs/prepare_decoder.log",
     benchmark:
         "results/benchmarks/prepare_decoder.tsv"
     params:
+        config=CONFIG_FILE,
         settings=settings("decoder", "seed") if TRAINED else settings("decoder", "clips.size"),
+        results=results_folder,
     threads: threads_for()
     resources:
         mem_mb=growing(8000),
@@ -23,13 +25,14 @@ rule prepare_decoder:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm prepare-decoder --config results/config.yaml --plan {input.plan:q} --threads {threads} --log {log:q}"
+        "vlfm prepare-decoder --config {params.config:q} --plan {input.plan:q} --clips {params.results:q}/clips"
+        " --output {params.results:q}/decoder --threads {threads} --log {log:q}"
 
 
 rule invert:
     input:
         clips="results/clips/{shard}.tar",
-        decoder="results/decoder/decoder.json",
+        decoder=DECODER,
     output:
         latents=directory("results/latents/{shard}.zarr"),
     log:
@@ -38,6 +41,7 @@ rule invert:
     benchmark:
         "results/benchmarks/invert/{shard}.tsv"
     params:
+        config=CONFIG_FILE,
         # SETTINGS of vlfm/latents/invert.py: batch_size and compile decide how fast, not what.
         settings=settings(
             "inversion.depth",
@@ -50,6 +54,7 @@ rule invert:
             "inversion.dtype",
             "text",
         ),
+        decoder=lambda wildcards, input: Path(input.decoder[0]).parent,
     threads: threads_for()
     resources:
         mem_mb=growing(16000),
@@ -58,5 +63,5 @@ rule invert:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm invert --config results/config.yaml --clips {input.clips:q} --output {output.latents:q}"
-        " --ledger {log.ledger:q} --threads {threads} --log {log.text:q}"
+        "vlfm invert --config {params.config:q} --clips {input.clips:q} --decoder {params.decoder:q}"
+        " --output {output.latents:q} --ledger {log.ledger:q} --threads {threads} --log {log.text:q}"

@@ -4,16 +4,29 @@
 rule write_report:
     input:
         psnr="results/eval/psnr.csv",
-        videos="results/eval/videos/index.json",
+        videos=VIDEOS,
         theory="results/theory/findings.json",
-        experiments=expand("results/eval/{name}/index.json", name=EXPERIMENTS),
-        generation=held_out("results/eval/generation/index.json"),
+        experiments=[experiment_index(name) for name in EXPERIMENTS],
+        generation=held_out(GENERATED),
+        # What those were made of, or lies beside them.
+        judged=held_out(stored("results/eval/generation.csv")),
+        shown=stored(
+            *MODEL,
+            *DECODER,
+            "results/clips/manifest.parquet",
+            *expand("results/eval/{name}.{kind}", name=EXPERIMENTS, kind=["csv", "svg"]),
+            *expand(HEAD[0], head=HEADS),
+            *expand("results/theory/{name}.svg", name=MEASURED),
+        ),
     output:
         report("results/report/index.html", caption="../report/page.rst", category="The whole run"),
     log:
         "results/logs/report.log",
     benchmark:
         "results/benchmarks/report.tsv"
+    params:
+        config=CONFIG_FILE,
+        results=lambda wildcards, output: Path(output[0]).parents[1],
     threads: 1
     resources:
         mem_mb=growing(4000),
@@ -21,4 +34,4 @@ rule write_report:
     conda:
         "../../envs/vlfm.yaml"
     shell:
-        "vlfm report --config results/config.yaml --output {output:q} --log {log:q}"
+        "vlfm report --config {params.config:q} --results {params.results:q} --output {output:q} --log {log:q}"

@@ -6,16 +6,19 @@ rule train_model:
         plan=ancient("results/clips/shards.json"),
         coefficients=shards("results/coefficients/{shard}.tar", TRAIN),
         moments=shards("results/coefficients/{shard}.json", TRAIN),
-        decoder="results/decoder/decoder.json",
-        empty=["results/captions/empty.safetensors"] if CONFIG.training.caption_dropout else [],
+        decoder=DECODER,
+        empty=EMPTY,
     output:
-        "results/model/training.json",
+        made(MODEL),
     log:
         "results/logs/train.log",
     benchmark:
         "results/benchmarks/train.tsv"
     params:
+        config=CONFIG_FILE,
         settings=settings("model", "training", "flow", "seed"),
+        results=results_folder,
+        metrics=lambda wildcards, input: results_folder(wildcards, input) / METRICS,
     threads: threads_for(CONFIG.training.processes)
     resources:
         mem_mb=growing(16000),
@@ -26,4 +29,8 @@ rule train_model:
         "../../envs/vlfm.yaml"
     # exec: a signal to the job reaches the trainer itself, which saves and ends with 143.
     shell:
-        "exec vlfm train --config results/config.yaml --plan {input.plan:q} --threads {threads} --log {log:q}"
+        "exec vlfm train --config {params.config:q} --plan {input.plan:q}"
+        " --coefficients {params.results:q}/coefficients --decoder {params.results:q}/decoder"
+        " --output {params.results:q}/model"
+        " --checkpoints {params.results:q}/checkpoints --metrics {params.metrics:q}"
+        " --empty-caption {params.results:q}/captions/empty.safetensors --threads {threads} --log {log:q}"

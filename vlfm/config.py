@@ -312,6 +312,8 @@ class Training(Section):
     HOW: ClassVar[tuple[str, ...]] = (
         "accumulate",
         "compile",
+        "deterministic",
+        "updates",
         "gradient_checkpointing",
         "nodes",
         "processes",
@@ -332,6 +334,8 @@ class Training(Section):
     ema: Annotated[float, Field(ge=0, lt=1)]
     precision: Literal["auto", "float32", "bfloat16", "float16"]
     compile: bool
+    deterministic: bool
+    updates: Literal["auto", "asked", "trusted"]
     gradient_checkpointing: bool
     caption_dropout: Share
     pure_noise: Share

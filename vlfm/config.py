@@ -386,6 +386,7 @@ class Config(Section):
     """Everything a run depends on."""
 
     seed: Annotated[int, Field(ge=0)]
+    latents_from: Annotated[str, Field(min_length=1)] | None
     clips: Clips
     decoder: Decoder
     inversion: Inversion

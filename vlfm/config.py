@@ -527,6 +527,15 @@ def load(*paths: Path | str) -> Config:
     return parse(values, " with ".join(map(str, paths)))
 
 
+def laid_over(config: Config, path: Path | str) -> Config:
+    """A configuration with the keys of a file in place of its own, which may lack some: an older version wrote it.
+
+    Raises:
+        VLFMError: as `load` does.
+    """
+    return parse(_merged(config.model_dump(mode="json"), _read(path)), str(path))
+
+
 def _read(path: Path | str) -> Mapping[str, Any]:
     try:
         values = yaml.safe_load(Path(path).read_text())

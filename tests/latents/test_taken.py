@@ -88,6 +88,18 @@ def test_how_it_was_made_is_not_compared(other):
     other(inversion={"batch_size": 5, "compile": True, "check": 0.5}, clips={"timeout": 3.0, "max_bad": 0.1})
 
 
+def test_a_run_of_an_older_version_is_compared_by_what_it_says(results, tmp_path):
+    values = yaml.safe_load((results / "config.yaml").read_text())
+    config = configs.parse(values | {"latents_from": str(tmp_path)})
+    del values["training"]["updates"], values["latents_from"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    OtherRun(config)
+    values["clips"]["size"] = 36
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(FingerprintMismatch, match=r"clips\.size is 36 there and 24 here"):
+        OtherRun(config)
+
+
 def test_latents_of_another_decoder_than_the_run_has_are_refused(results, other, tmp_path):
     run = other()
     run.take_decoder(tmp_path / "decoder")

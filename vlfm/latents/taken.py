@@ -48,7 +48,7 @@ class OtherRun:
         path = self.results / "config.yaml"
         if not path.exists():
             raise VLFMError(f"latents_from is {self.results}, where no run is: there is no {path}")
-        theirs = configs.settings(configs.load(path), *ALIKE)
+        theirs = configs.settings(configs.laid_over(config, path), *ALIKE)
         if different := list(_different("", configs.settings(config, *ALIKE), theirs)):
             raise FingerprintMismatch(
                 f"the latents in {self.results} are of other settings than this run's: {'; '.join(different)}. Give "

@@ -21,9 +21,18 @@ report: "workflow/report/workflow.rst"
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/stored.smk"
-include: "workflow/rules/clips.smk"
+
+if CONFIG.latents_from is None:
+
+    include: "workflow/rules/clips.smk"
+    include: "workflow/rules/latents.smk"
+
+else:
+
+    include: "workflow/rules/taken.smk"
+
+
 include: "workflow/rules/captions.smk"
-include: "workflow/rules/latents.smk"
 include: "workflow/rules/coefficients.smk"
 include: "workflow/rules/training.smk"
 include: "workflow/rules/evaluation.smk"

@@ -35,10 +35,11 @@ from vlfm.coefficients.shards import read_shard
 from vlfm.progress import Stopwatch
 from vlfm.training.data import Moments, read_moments
 from vlfm.training.loader import batches
-from vlfm.training.loop import StepBatches
+from vlfm.training.loop import LOG_EVERY, StepBatches
 from vlfm.training.network import new_model
 from vlfm.training.throughput import flops_per_sample, peak_flops
 from vlfm.training.trainer import Trainer, attention_kernel, autocast_dtype
+from vlfm.training.updates import make_updates
 
 ROOT = Path(__file__).parents[1]
 SIZES = {
@@ -187,13 +188,16 @@ def our_loop(
         workers=workers,
         pin_memory=device.type == "cuda",
     )
+    updates = make_updates(trainer)
     with contextlib.closing(StepBatches(trainer, source)) as batches_ahead:
         coming = next(batches_ahead)
         while True:
             parts, waited = coming, batches_ahead.waited
-            trainer.backward(parts)
+            loss = trainer.backward(parts)
             coming = next(batches_ahead)
-            trainer.update()
+            updates.take(parts, loss)
+            if trainer.step % LOG_EVERY == 0:
+                updates.look()
             yield waited
 
 

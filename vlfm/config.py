@@ -312,6 +312,8 @@ class Training(Section):
     HOW: ClassVar[tuple[str, ...]] = (
         "accumulate",
         "compile",
+        "deterministic",
+        "updates",
         "gradient_checkpointing",
         "nodes",
         "processes",
@@ -332,6 +334,8 @@ class Training(Section):
     ema: Annotated[float, Field(ge=0, lt=1)]
     precision: Literal["auto", "float32", "bfloat16", "float16"]
     compile: bool
+    deterministic: bool
+    updates: Literal["auto", "asked", "trusted"]
     gradient_checkpointing: bool
     caption_dropout: Share
     pure_noise: Share
@@ -382,6 +386,7 @@ class Config(Section):
     """Everything a run depends on."""
 
     seed: Annotated[int, Field(ge=0)]
+    latents_from: Annotated[str, Field(min_length=1)] | None
     clips: Clips
     decoder: Decoder
     inversion: Inversion
@@ -520,6 +525,15 @@ def load(*paths: Path | str) -> Config:
     for path in paths:
         values = _merged(values, _read(path))
     return parse(values, " with ".join(map(str, paths)))
+
+
+def laid_over(config: Config, path: Path | str) -> Config:
+    """A configuration with the keys of a file in place of its own, which may lack some: an older version wrote it.
+
+    Raises:
+        VLFMError: as `load` does.
+    """
+    return parse(_merged(config.model_dump(mode="json"), _read(path)), str(path))
 
 
 def _read(path: Path | str) -> Mapping[str, Any]:

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from tests.conftest import SMALL, make_config, merge
 from tests.data.model import write_shards
 from vlfm import config as configs
+from vlfm.coefficients.shards import write_shard
 from vlfm.storage.checkpoints import load_state
 from vlfm.training import nodes
 from vlfm.training.launch import free_port
@@ -137,6 +138,22 @@ def test_two_processes_and_parts_of_a_batch_train_as_one_process_does(folder):
     one = weights(folder, "one")
     for key, value in weights(folder, "both").items():
         assert torch.allclose(value, one[key], rtol=1e-4, atol=1e-5), key
+
+
+@pytest.mark.slow
+def test_two_processes_that_trust_their_steps_end_as_those_that_ask(folder):
+    """A clip that is not finite is one process's alone: both go back, and take the steps again together."""
+    (folder / "again").mkdir()
+    made, _, _ = write_shards(folder / "again", configs.load(folder / "config.yaml"))
+    made[2].coefficients[0, 0, 0, 0] = float("nan")
+    write_shard(folder / "data" / "00000.tar", iter(made[::2]))
+    said = []
+    for name in ("asked", "trusted"):
+        change(folder, steps=26, checkpoint_every=12, updates=name)
+        output = finish(folder, name, "--processes", "2")
+        said.append([line for line in output.splitlines() if line.startswith("warning: step")])
+    assert results(folder, "asked") == results(folder, "trusted")
+    assert said[0] == said[1] and 0 < len(said[0]) < 26
 
 
 GRADIENTS = """

@@ -4,6 +4,7 @@ import math
 import os
 import signal
 import threading
+import time
 
 import pytest
 import torch
@@ -132,6 +133,75 @@ def test_a_signal_saves_the_step_and_stops(tmp_path, data, monkeypatch, number):
     assert signal.getsignal(number) is handlers
     assert load_state(max(tmp_path.glob("b/checkpoints/*/step-*")))["step"] == 6
     assert equal(straight, run(tmp_path / "b", config, data))
+
+
+def checkpoints(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("checkpoints/*/step-*")}
+
+
+def test_a_checkpoint_is_written_while_steps_go_on(tmp_path, data, monkeypatch):
+    config = config_with(checkpoint_every=4, keep=9, ema=0.9)
+    run(tmp_path / "a", config, data)
+    went_on, update, save = threading.Event(), Trainer.update, Checkpoints.save
+
+    def noted(self):
+        if self.step == 6:
+            went_on.set()
+        return update(self)
+
+    def after_two_more_steps(self, step, state):
+        assert went_on.wait(60)
+        save(self, step, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "update", noted)
+        patch.setattr(Checkpoints, "save", after_two_more_steps)
+        run(tmp_path / "b", config, data)
+    assert checkpoints(tmp_path / "a").keys() == {"step-00000004.safetensors", "step-00000008.safetensors"}
+    assert checkpoints(tmp_path / "a") == checkpoints(tmp_path / "b")
+
+
+def test_a_stop_and_the_end_wait_for_what_is_written(tmp_path, data, monkeypatch):
+    """One checkpoint at a time, and the model after the last."""
+    save, at_work, events = Checkpoints.save, threading.Lock(), []
+
+    def slowly(self, step, state):
+        assert at_work.acquire(blocking=False)
+        time.sleep(0.3)
+        save(self, step, state)
+        events.append((step, (tmp_path / "model" / "training.json").exists()))
+        at_work.release()
+
+    backward = Trainer.backward
+
+    def asked_at_five(self, parts):
+        if self.step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return backward(self, parts)
+
+    config = config_with(checkpoint_every=1, keep=99)
+    monkeypatch.setattr(Checkpoints, "save", slowly)
+    with monkeypatch.context() as patch, pytest.raises(Stopped, match="step 6 is saved"):
+        patch.setattr(Trainer, "backward", asked_at_five)
+        run(tmp_path, config, data)
+    assert events == [(step, False) for step in range(1, 7)]
+    run(tmp_path, config, data)
+    assert events == [(step, False) for step in range(1, 12)]
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_training(tmp_path, data, monkeypatch):
+    config = config_with(checkpoint_every=4, keep=9)
+    run(tmp_path, config, data)
+    (folder,) = (tmp_path / "checkpoints").iterdir()
+    for path in folder.iterdir():
+        path.unlink()
+    (folder / "step-00000004.safetensors").mkdir()
+    update, steps = Trainer.update, []
+    monkeypatch.setattr(Trainer, "update", lambda self: (update(self), steps.append(self.step))[0])
+    with pytest.raises(VLFMError, match=r"cannot write .*step-00000004\.safetensors"):
+        run(tmp_path, config, data)
+    assert 4 <= steps[-1] <= 8, "at the next step, or when the next checkpoint is due"
+    assert not list(folder.glob(".*"))
 
 
 def test_trains_outside_the_main_thread(tmp_path, data):

@@ -86,12 +86,13 @@ def add(commands: Commands) -> None:
     ledger.add_argument("--bad", action="store_true", help="list the bad clips with their reasons")
 
 
-def _run(arguments):
-    """The finished run that the arguments name."""
+def _run(arguments, trains: bool = False):
+    """The finished run that the arguments name; `trains`: on a device set up as `vlfm train` does."""
     from vlfm.run import Run
 
-    splits = plan_splits(arguments)
-    return Run(read_config(arguments), arguments.results, list(splits), start_device(arguments), splits)
+    config, splits = read_config(arguments), plan_splits(arguments)
+    device = start_device(arguments, config.training.deterministic or not trains)
+    return Run(config, arguments.results, list(splits), device, splits)
 
 
 def _evaluate(arguments):
@@ -127,7 +128,7 @@ def _evaluate_generation(arguments):
 def _experiment(arguments):
     import importlib
 
-    run = _run(arguments)
+    run = _run(arguments, trains=arguments.part is not None)
     experiment = importlib.import_module(f"vlfm.experiments.{arguments.name}")
     if arguments.part is None:
         return experiment.run(run, arguments.output)

@@ -20,6 +20,9 @@ def add(commands: Commands) -> None:
     )
     for name in ("clips", "output", "ledger"):
         add_path(invert, name)
+    take = commands.add("take", _take, "take a part of the run that latents_from names", output="results")
+    take.add_argument("part", choices=("plan", "decoder", "clips", "latents"))
+    take.add_argument("--shard", help="of clips and latents: its number in the plan")
     caption = commands.add("caption", _caption, "caption the clips of one shard that have no caption", device=True)
     for name in ("clips", "output", "ledger"):
         add_path(caption, name)
@@ -63,6 +66,22 @@ def _invert(arguments):
         arguments.ledger,
         start_device(arguments),
     )
+
+
+def _take(arguments):
+    from vlfm.latents.taken import OtherRun
+
+    run, part, shard, output = OtherRun(read_config(arguments)), arguments.part, arguments.shard, arguments.output
+    if part in ("clips", "latents") and shard is None:
+        raise VLFMError(f"which shard of {part}? give --shard 00000, for example")
+    if part == "plan":
+        run.take_plan(output / "clips" / "manifest.parquet", output / "clips" / "shards.json")
+    elif part == "decoder":
+        run.take_decoder(output / "decoder")
+    elif part == "clips":
+        run.take_clips(shard, output / "clips" / f"{shard}.tar")
+    else:
+        run.take_latents(shard, output / "decoder", output / "latents" / f"{shard}.zarr")
 
 
 def _empty_caption(arguments):

@@ -94,18 +94,23 @@ def claim_gpus(arguments: argparse.Namespace) -> None:
         claim(arguments.gpus(arguments))
 
 
-def start_device(arguments: argparse.Namespace):
-    """The device that `--device` names, with threads and determinism set."""
+def start_device(arguments: argparse.Namespace, deterministic: bool = True):
+    """The device that `--device` names, with threads and determinism set.
+
+    Args:
+        deterministic: whether a GPU makes the same sums in the same order, where it has such kernels; a CPU does.
+    """
     import torch
 
+    name = arguments.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
     torch.set_num_threads(arguments.threads)
-    # The same sums in the same order, on a GPU too where it has such kernels.
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(deterministic or device.type == "cpu", warn_only=True)
     # A debugging aid that comes with the line above and costs a pass over every new tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False
-    if arguments.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(arguments.device)
+    return device
 
 
 def rank() -> int:

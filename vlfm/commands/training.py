@@ -46,7 +46,7 @@ def _train(arguments):
 
     names = plan_training_shards(arguments)
     dropout = config.training.caption_dropout > 0
-    device = start_device(arguments)
+    device = start_device(arguments, config.training.deterministic)
     decoder = arguments.decoder if (arguments.decoder / "decoder.json").exists() else None
     if decoder is None and rank() == 0:
         print(f"no visual decoder in {arguments.decoder}: the model will be a network alone, no pipeline")

@@ -20,7 +20,7 @@ from vlfm.errors import VLFMError
 from vlfm.frames import psnr, to_tensor
 from vlfm.learning_rate import warmup_cosine
 from vlfm.progress import progress
-from vlfm.storage.checkpoints import load_state, save_state
+from vlfm.storage.checkpoints import copied, load_state, save_state
 from vlfm.storage.files import write_json
 from vlfm.storage.fingerprints import fingerprint
 from vlfm.words import plural
@@ -261,13 +261,11 @@ def _optimise(
         scale.step()
         if (step + 1) % every == 0:
             bar.set_postfix(loss=f"{loss.item():.3g}")
-            save_state(
-                state,
-                {
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "scale": scale.state_dict(),
-                    "step": step + 1,
-                },
-            )
+            now = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "scale": scale.state_dict(),
+                "step": step + 1,
+            }
+            save_state(state, copied(now, "cpu"))
     model.eval().requires_grad_(False)

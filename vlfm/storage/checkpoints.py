@@ -13,8 +13,22 @@ from vlfm.errors import VLFMError
 from vlfm.storage.files import atomic_path
 
 
+def copied(state: Any, device: torch.device | str | None = None) -> Any:
+    """A tree of dicts, lists and tuples with a copy of every tensor in it, default on the tensor's own device."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().to(device or state.device, copy=True)
+    if isinstance(state, dict):
+        return {key: copied(item, device) for key, item in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(copied(item, device) for item in state)
+    return state
+
+
 def save_state(path: Path | str, state: Any) -> None:
     """Write a tree of dicts, lists, tensors and JSON values, atomically.
+
+    Args:
+        state: its tensors on the CPU, each with memory of its own, as `copied` gives them.
 
     Raises:
         VLFMError: if it cannot be written, the disk being full for example; what was there before is untouched.
@@ -55,7 +69,7 @@ class Checkpoints:
         self.folder, self._keep = folder, keep
 
     def save(self, step: int, state: Any) -> None:
-        """Write a checkpoint, then remove those that are too many.
+        """Write a checkpoint, as `save_state` does, then remove those that are too many.
 
         Raises:
             VLFMError: if it cannot be written; all older ones are still there.
@@ -87,7 +101,7 @@ class Checkpoints:
 def _encode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, torch.Tensor):
         name = str(len(tensors))
-        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        tensors[name] = value.contiguous()
         return {"tensor": name, "crc32": _checksum(tensors[name])}
     if isinstance(value, dict):
         # Pairs, since an optimizer's state has integer keys, which JSON objects cannot have.

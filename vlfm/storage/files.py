@@ -11,6 +11,10 @@ from typing import Any
 
 from vlfm.errors import VLFMError
 
+# The process's file mode mask can only be read by setting it: once, while there is no thread that makes a file.
+UMASK = os.umask(0o022)
+os.umask(UMASK)
+
 
 @contextlib.contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
@@ -27,17 +31,10 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         with open(temporary, "rb") as handle:
             os.fsync(handle.fileno())
         # Some libraries (safetensors) give files to their owner alone; results are shared on clusters.
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~UMASK)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    """The process's file mode mask, which can only be read by setting it."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:

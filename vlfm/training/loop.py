@@ -1,8 +1,8 @@
 """The training loop, on a CPU, a GPU or several: data in, checkpoints and a model out, exact resume."""
 
 import contextlib
-import math
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -12,7 +12,8 @@ from vlfm.errors import Stopped, VLFMError
 from vlfm.model.captions import TrainingCaptions
 from vlfm.model.transformer import VLFMTransformer
 from vlfm.progress import Stopwatch, progress
-from vlfm.storage.checkpoints import Checkpoints, load_state
+from vlfm.storage.beside import Beside
+from vlfm.storage.checkpoints import Checkpoints, copied, load_state
 from vlfm.storage.files import write_json
 from vlfm.storage.fingerprints import fingerprint
 from vlfm.storage.locks import sole_writer
@@ -25,6 +26,7 @@ from vlfm.training.network import new_model, save_model
 from vlfm.training.objective import Objective
 from vlfm.training.throughput import Throughput, peak_flops
 from vlfm.training.trainer import Part, Trainer
+from vlfm.training.updates import make_updates
 from vlfm.words import plural
 
 VERSION = 2  # of what a run gives for the same settings and data; raise it when that changes
@@ -98,7 +100,9 @@ def train(
             pin_memory=trainer.device.type == "cuda",
         )
         speed = Throughput(peak_flops(trainer.device, trainer.dtype) * trainer.accelerator.num_processes)
+        updates = make_updates(trainer)
         with contextlib.ExitStack() as stack:
+            writer = stack.enter_context(contextlib.closing(Beside()))
             batches_ahead = stack.enter_context(contextlib.closing(StepBatches(trainer, source)))
             with group.together():
                 if main:
@@ -113,12 +117,18 @@ def train(
                 loss = trainer.backward(parts)
                 with group.together():  # the next step's data are read and drawn while a GPU works on this one
                     coming = next(batches_ahead, None)
+                    writer.check()
                 stopping = group.any(stop.requested)
-                rate, gradient = trainer.learning_rate, trainer.update()
-                _guard(trainer, parts, gradient)
+                rate = trainer.learning_rate
+                updates.take(parts, loss)
                 speed.add(trainer.model, parts[0][0], settings.batch_size, batches_ahead.waited)
                 step, last = trainer.step, trainer.step == settings.steps
-                if step % LOG_EVERY == 0 or last:
+                logging = step % LOG_EVERY == 0 or last
+                saving = (step % settings.checkpoint_every == 0 or stopping) and not last
+                showing = settings.preview_every and step % settings.preview_every == 0
+                if logging or saving or showing:
+                    loss, gradient = updates.look()
+                if logging:
                     loss = trainer.accelerator.reduce(loss, "mean").item()
                     with group.together():
                         if main:
@@ -126,15 +136,20 @@ def train(
                             log.write(step, samples, loss, gradient, rate, trainer.skipped, **speed.rates("log"))
                             bar.update(step - bar.n)
                             bar.set_postfix(loss=f"{loss:.4f}")
-                if (step % settings.checkpoint_every == 0 or stopping) and not last:
+                if saving:
                     with group.together():
                         if main:
-                            saved.save(step, trainer.state())
+                            writer.wait()  # one copy at a time
+                            writer.start(functools.partial(saved.save, step, copied(trainer.state(), "cpu")))
+                            if stopping:
+                                writer.wait()
                             print(f"step {step} of {settings.steps}: {speed.report()}", flush=True)
-                if preview is not None and settings.preview_every and step % settings.preview_every == 0 and main:
+                if showing and preview is not None and main:
                     _preview(trainer, preview)
                 if stopping and not last:
                     raise Stopped(f"asked to stop: step {step} is saved; run the rule again to go on from there")
+            with group.together():
+                writer.wait()
         with group.together():
             if main:
                 captions = decoder and _captions(shards, moments, config.seed)
@@ -186,31 +201,6 @@ def _resume(trainer: Trainer, saved: Checkpoints) -> None:
         trainer.load(state if state is not None else load_state(saved.path(step)))
     if trainer.accelerator.is_main_process:
         print(f"going on from step {step}", flush=True)
-
-
-def _guard(trainer: Trainer, parts: Sequence[Part], gradient: float) -> None:
-    """Tell of a step whose gradient was not finite, and of the clips to blame, if they are.
-
-    Raises:
-        VLFMError: after `training.max_bad_steps` of them in a row.
-    """
-    if math.isfinite(gradient):
-        return
-    names = trainer.group.gather([name for batch, _ in parts for name in batch.not_finite()])
-    clips = sorted({name for each in names for name in each})
-    blame = f"; not finite in the shards: {', '.join(clips)}" if clips else ""
-    if trainer.accelerator.is_main_process:
-        print(f"warning: step {trainer.step} is skipped, its gradient is not finite{blame}", flush=True)
-    if trainer.in_a_row >= trainer.config.training.max_bad_steps:
-        remedy = (
-            "remove the shards of these clips and run `snakemake` again"
-            if clips
-            else "lower training.learning_rate, or set training.precision to float32, and run the rule again"
-        )
-        raise VLFMError(
-            f"the gradient is not finite in {trainer.in_a_row} steps in a row, up to step {trainer.step}{blame}; "
-            f"{remedy}"
-        )
 
 
 def _preview(trainer: Trainer, preview: Preview) -> None:

@@ -42,6 +42,9 @@ class Draw:
     def to(self, device: torch.device) -> "Draw":
         return Draw(*(value.to(device, non_blocking=True) for value in vars(self).values()))
 
+    def pin_memory(self) -> "Draw":
+        return Draw(*(value.pin_memory() for value in vars(self).values()))
+
 
 class Objective:
     """The loss the configuration asks for.
@@ -123,7 +126,8 @@ class Objective:
     def _captions(self, batch: Batch, draw: Draw) -> Captions:
         if not self.config.training.caption_dropout:
             return batch.tokens, batch.mask
-        tokens, mask = (value.to(batch.tokens.device, non_blocking=True) for value in self.empty_caption)
+        # Kept where it is needed: to copy it at each step would wait for the device.
+        tokens, mask = self.empty_caption = tuple(value.to(batch.tokens.device) for value in self.empty_caption)
         return (
             torch.where(draw.uncaptioned[:, None, None], tokens.to(batch.tokens.dtype), batch.tokens),
             torch.where(draw.uncaptioned[:, None], mask, batch.mask),

@@ -136,6 +136,8 @@ class Trainer:
         drawn = []
         for batch, positions in zip(batches, self.parts, strict=True):
             draw = self.objective.draw(step, positions, batch.shape)
+            if self.device.type == "cuda":  # a copy from other memory would wait for the work before it
+                draw = draw.pin_memory()
             drawn.append((batch.to(self.device), draw.to(self.device)))
         return drawn
 
@@ -167,17 +169,11 @@ class Trainer:
         """Move the weights by the gradients; returns the gradient's norm before clipping.
 
         A step whose gradient is not finite changes no weight and is counted. All processes see the same gradients
-        and so decide alike.
+        and so decide alike. To know it is to wait for the device.
         """
-        self.scaler.unscale_(self.optimizer)
-        # The one place where a step waits for the device.
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.training.clip).item()
+        norm = self._clip().item()
         if math.isfinite(norm):
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate
-            self.scaler.step(self.optimizer)
-            if self.ema is not None:
-                self.ema.step(self.model.parameters())
+            self._move()
             self.in_a_row = 0
         else:
             self.skipped += 1
@@ -186,6 +182,30 @@ class Trainer:
         self.scaler.update()
         self.step += 1
         return norm
+
+    def update_unasked(self) -> torch.Tensor:
+        """Move the weights by the gradients, finite or not; returns their norm before clipping, on the device.
+
+        Where all gradients are finite this is `update`, but for `in_a_row`.
+        """
+        norm = self._clip()
+        self._move()
+        self.scaler.update()
+        self.step += 1
+        return norm
+
+    def _clip(self) -> torch.Tensor:
+        """Unscale the gradients and clip them; their norm before."""
+        self.scaler.unscale_(self.optimizer)
+        return torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.training.clip)
+
+    def _move(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        # Not by way of the scaler, which would ask the device whether the gradients are finite.
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.step(self.model.parameters())
 
     def take_step(self, batch: Batch) -> float:
         """One whole step on one batch, in this process alone; returns the loss in units of the latents' mean square."""
@@ -222,16 +242,20 @@ class Trainer:
 
     def load(self, state: dict) -> None:
         """Go on from a checkpoint."""
-        self.model.load_state_dict(state["model"])
-        if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
-            self.ema.to(self.device)
         # How each group is moved is the configuration's to say. A checkpoint has lists where Muon wants tuples.
         told = self.optimizer.state_dict()["param_groups"]
         groups = [
             saved | {name: value for name, value in own.items() if name != "step"}
             for saved, own in zip(state["optimizer"]["param_groups"], told, strict=True)
         ]
-        self.optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})
+        self.restore(state | {"optimizer": state["optimizer"] | {"param_groups": groups}})
+
+    def restore(self, state: dict) -> None:
+        """Go back to a copy of what `state` gave; the copy is spent, since its tensors become the trainer's own."""
+        self.model.load_state_dict(state["model"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+            self.ema.to(self.device)
+        self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.skipped, self.in_a_row = state["step"], state["skipped"], state["in_a_row"]

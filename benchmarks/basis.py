@@ -18,7 +18,6 @@ import csv
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,7 @@ from vlfm import config as configs
 from vlfm.clips.decode import decode_shard
 from vlfm.clips.index.build import build_index
 from vlfm.clips.moving_digits.videos import make_digits
-from vlfm.clips.shards import read_clips
+from vlfm.clips.shards import DecodedClip, read_clips
 from vlfm.decoders.patch_autoencoder import PatchAutoencoder
 from vlfm.errors import VLFMError
 from vlfm.experiments.shared.scene import scene
@@ -44,14 +43,6 @@ PIECE = 0.5  # seconds of one of several short paths
 SHARES = {"at": (1 / 6, 1 / 3, 1 / 2, 2 / 3, 1), "between": (1 / 6, 1 / 4, 1 / 3, 1 / 2)}
 DIGITS = {"fps": 24, "size": 48, "patch": 8}
 Design = Callable[[np.ndarray, int], np.ndarray]  # times (K,), order → values (K, order)
-
-
-@dataclass(frozen=True)
-class Shot:
-    """What of a clip is needed here: frames uint8 (N, H, W, 3), times (N,) in seconds."""
-
-    frames: np.ndarray
-    times: np.ndarray
 
 
 def main() -> None:
@@ -82,7 +73,8 @@ def decoded(data: str, seconds: float, folder: Path, count: int) -> tuple[list, 
     config = configs.load(ROOT / "config.yaml")
     if data == "scenes":
         times = np.arange(1, round(seconds * config.clips.fps) + 1) / config.clips.fps
-        shots = [Shot(scene(seed).frames(times, config.clips.size), times) for seed in range(count)]
+        pictures = [scene(seed).frames(times, config.clips.size) for seed in range(count)]
+        shots = [DecodedClip(f"scene {seed}", frames, times, "", {}) for seed, frames in enumerate(pictures)]
         return shots, config.decoder.embedded.patch
     change: dict = {"duration": seconds, "shard_size": 1000, "max_bad": 1.0}
     if data == "demo":

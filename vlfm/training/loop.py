@@ -29,7 +29,7 @@ from vlfm.training.trainer import Part, Trainer
 from vlfm.training.updates import make_updates
 from vlfm.words import plural
 
-VERSION = 2  # of what a run gives for the same settings and data; raise it when that changes
+VERSION = 3  # of what a run gives for the same settings and data; raise it when that changes
 LOG_EVERY = 10
 
 Preview = Callable[[VLFMTransformer, int], None]

@@ -1,5 +1,6 @@
 """`latents_from`: what another run made is taken as it is, or refused with what differs; that run is left as it was."""
 
+import re
 import subprocess
 
 import pytest
@@ -13,7 +14,7 @@ from vlfm.cli import main
 from vlfm.errors import FingerprintMismatch, VLFMError
 from vlfm.latents.invert import invert_shard
 from vlfm.latents.store import LatentStore
-from vlfm.latents.taken import OtherRun
+from vlfm.latents.taken import ALIKE, OtherRun
 from vlfm.storage.files import read_json, write_json
 
 CPU = torch.device("cpu")
@@ -153,3 +154,10 @@ def test_a_workflow_trains_on_them_and_leaves_nothing_to_do(results, tmp_path):
     assert "Nothing to be done" in snakemake("--dry-run")
     assert tree(results) == before
     assert {path: path.lstat().st_mtime_ns for path in results.rglob("*")} == when
+
+
+def test_the_rules_run_again_for_what_must_be_alike():
+    """The workflow lists the same settings: to import them would cost every start of Snakemake the import of torch."""
+    rules = (ROOT / "workflow" / "rules" / "taken.smk").read_text()
+    listed = re.findall(r'"([\w.]+)"', rules.split("ALIKE = settings(")[1].split("\n)")[0])
+    assert set(listed) == {"latents_from", *ALIKE}

@@ -255,29 +255,36 @@ def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
 
 WILDCARDS = {"{shard}": "00007", "{head}": "velocity", "{variant}": "direct", "{seed}": "1", "{depth}": "0.5"}
 RULE = re.compile(r"^ *(?:rule|checkpoint) (\w+):\n(.*?)(?=^ *(?:rule|checkpoint) |\Z)", re.MULTILINE | re.DOTALL)
+# A list of files that rules share, and what only runs whose results are stored declare.
+LIST = re.compile(r"^([A-Z]+) = (.*(?:\n .*)*)", re.MULTILINE)
+STORED = re.compile(r"\bstored\(.*?\)", re.DOTALL)
+PATHS = re.compile(r'"(results/[^"]+)"')
 
 
 def test_every_rule_is_known():
     """A rule's outputs and its log name the same job; the lists of experiments are the workflow's."""
     checked = 0
-    for file in sorted((ROOT / "workflow" / "rules").glob("*.smk")):
-        text = file.read_text()
+    texts = {file.name: file.read_text() for file in sorted((ROOT / "workflow" / "rules").glob("*.smk"))}
+    lists = {name: PATHS.findall(STORED.sub("", listed)) for name, listed in LIST.findall("".join(texts.values()))}
+    for file, text in texts.items():
         for rule, body in RULE.findall(text):
             outputs, _, rest = body.partition("    output:\n")[2].partition("    log:\n")
             (log,) = re.findall(r'"(results/logs/[^"]+)"', rest)[:1]
-            found = re.findall(r'"(results/[^"]+)"', outputs) + [
+            found = PATHS.findall(outputs)
+            found += [path for name in re.findall(r"\b[A-Z]+\b", outputs) for path in lists[name]]
+            found += [
                 f"results/eval/{name}{end}"
                 for name in re.findall(r'experiment\("(\w+)"', outputs)
                 for end in (".csv", ".svg", "/index.json", "/clips.csv")
             ]
-            assert found or "DRAWN" in outputs, rule
+            assert found, rule
             for path in found:
                 for wildcard, value in {**WILDCARDS, "{name}": "lipschitz"}.items():
                     path, log = path.replace(wildcard, value), log.replace(wildcard, value)
                 captioned = rule == "caption"
                 assert job_of(path, captioned) == job_of_log(log), (rule, path)
                 checked += 1
-        if file.name == "experiments.smk":
+        if file == "experiments.smk":
             for name, ours in (("EXPERIMENTS", progress.EXPERIMENTS), ("HEADS", progress.HEADS)):
                 listed = re.search(rf"^{name} = \[(.*)\]$", text, re.MULTILINE)[1]
                 assert re.findall(r'"(\w+)"', listed) == list(ours)

@@ -214,6 +214,7 @@ def most_at_a_time(jobs):
     return max(sum(other["began"] <= job["began"] < other["ended"] for other in jobs) for job in jobs)
 
 
+@pytest.mark.slow
 def test_jobs_of_a_workflow_run_at_a_time_each_on_a_gpu_of_its_own(machine, workflow):
     machine(TWO)
     jobs, output = workflow()
@@ -225,6 +226,7 @@ def test_jobs_of_a_workflow_run_at_a_time_each_on_a_gpu_of_its_own(machine, work
     assert most_at_a_time(jobs) == 2
 
 
+@pytest.mark.slow
 def test_without_a_gpu_one_job_at_a_time(machine, workflow):
     machine("", status=9)
     jobs, output = workflow()
@@ -232,12 +234,14 @@ def test_without_a_gpu_one_job_at_a_time(machine, workflow):
     assert most_at_a_time(jobs) == 1 and not any(job["taken"] or job["visible"] for job in jobs)
 
 
+@pytest.mark.slow
 def test_whoever_asks_for_more_jobs_than_gpus_has_them_share(machine, workflow):
     machine(TWO)
     jobs, output = workflow("--resources", "gpu=3")
     assert "GPU jobs at a time: 3" in output and not any(job["taken"] for job in jobs)
 
 
+@pytest.mark.slow
 def test_a_cluster_sets_its_own_limits(machine, workflow, tmp_path):
     machine(TWO)
     for name in (*range(6), "both"):  # nothing is left to do: no cluster is needed to see how the workflow is read

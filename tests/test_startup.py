@@ -12,6 +12,8 @@ from tests.data.report import write_run
 from vlfm import config as configs
 from vlfm.latents.store import ClipLatents, write_store
 
+pytestmark = pytest.mark.slow
+
 # Each costs a job more than the work of a cheap stage.
 TORCH = {"torch"}
 NETWORKS = {"diffusers", "transformers", "accelerate"}

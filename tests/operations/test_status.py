@@ -154,6 +154,22 @@ def test_captioned_clips_lie_in_another_folder_until_they_are(tmp_path):
     assert [job.job for job in status.unfinished] == ["caption/00002"]
 
 
+def test_what_is_taken_from_another_run_has_its_bad_clips(tmp_path):
+    """`latents_from`: no digits are drawn and no clips captioned here, and the ledgers are where the work was done."""
+    other, here = tmp_path / "other", tmp_path / "here"
+    make_run(other, 2, 10, {"decode": 2, "invert": 2}, 20, 1e9, lossy=2)
+    results = make_run(here, 2, 10, {"decode": 2, "invert": 1}, 1, 1e9)
+    for ledger in results.rglob("*.ledger.parquet"):
+        ledger.unlink()
+    clips = {"index": "moving-digits", "captioner": "someone/captions"}
+    configs.save(make_config(latents_from="../other/results", clips=clips), results / "config.yaml")
+    found = stages(here)
+    assert "caption" not in found and found["index"].jobs == 1
+    decode, invert = found["decode"], found["invert"]
+    assert (decode.done, decode.total, decode.bad) == (19, 19, 1) and decode.finished
+    assert (invert.done, invert.total, invert.jobs_done) == (10, 19, 1)
+
+
 def test_steps_of_a_training(tmp_path):
     results = make_run(tmp_path, 1, 10, {}, 20, 1e9)
     configs.save(make_config(training={"steps": 100}), results / "config.yaml")

@@ -119,7 +119,10 @@ class RunFolder:
         now: float,
     ):
         self.results, self.config, self.plan, self.workflow, self.now = results, config, plan, workflow, now
-        self.captioned = config is not None and config.clips.captioner is not None
+        # Where clips and latents are taken from another run, its ledgers tell which clips are bad.
+        taken = config.latents_from if config else None
+        self.made_in = results if taken is None else results.parent / taken
+        self.captioned = config is not None and taken is None and config.clips.captioner is not None
         self._begun: dict[str, float] = {}
         self._at_work: set[str] = set()
         for output, when in workflow.begun.items():
@@ -208,7 +211,8 @@ def _sharded(run: RunFolder, sharded: Sharded, bad_before: dict[str, int]) -> Pr
     finished = {shard for shard in written if run.begun(f"{sharded.stage}/{shard}") is None}
     if sharded is DECODE_UNCAPTIONED:
         finished |= {shard for shard in clips if run.holds(f"clips/{shard}.tar")}
-    ledgers = {run.results / sharded.ledger.format(shard=shard): shard for shard in finished}
+    made_in = run.results if sharded is PROJECT else run.made_in
+    ledgers = {made_in / sharded.ledger.format(shard=shard): shard for shard in finished}
     bad = {ledgers[path]: count for path, count in count_bad(ledgers).items() if count}
     for shard, count in bad.items():
         bad_before[shard] = bad_before.get(shard, 0) + count
@@ -284,7 +288,7 @@ def _jobs(run: RunFolder, stage: str, jobs: Mapping[str, str]) -> Progress:
 
 
 def _index(run: RunFolder) -> dict[str, str]:
-    drawn = run.config is not None and run.config.clips.index == "moving-digits"
+    drawn = run.config is not None and run.config.clips.index == "moving-digits" and run.made_in == run.results
     return {**({"make_digits": "clips/digits/digits.csv"} if drawn else {}), "index": "clips/shards.json"}
 
 

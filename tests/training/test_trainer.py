@@ -476,3 +476,22 @@ def test_muon_moves_as_the_packages_own_does():
         for ours, theirs in zip(made, moved(Muon), strict=True):
             difference = (ours - theirs).norm() / theirs.norm()
             assert difference < 0.03 and (difference > 0) == emulated
+
+
+@pytest.mark.parametrize("shape, rank", [((48, 192), 48), ((192, 48), 8), ((48, 48), 8)])
+def test_muon_in_float32_is_the_iteration_itself(shape, rank):
+    """Of gradients of few clips too, whose singular values mostly are nothing: as in float64, to a thousandth."""
+    from pytorch_optimizer import Muon
+    from pytorch_optimizer.optimizer.utils.matrix import zero_power_via_newton_schulz_5
+
+    generator = torch.Generator().manual_seed(0)
+    high, wide = (torch.randn(size, rank, generator=generator) for size in shape)
+    gradient = high * torch.logspace(0, -4, rank) @ wide.T
+    expected = zero_power_via_newton_schulz_5(gradient.double(), dtype=torch.float64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vlfm.training.muon.fast_bfloat16", lambda device: False)
+        muon = muon_class(torch.device("cpu"))
+    assert muon is not Muon
+    group = muon([{"params": [torch.nn.Parameter(gradient)], "use_muon": True}]).param_groups[0]
+    (found,) = muon._orthogonalize(group, [gradient])
+    assert (found - expected).norm() < 1e-3 * expected.norm()

@@ -402,12 +402,18 @@ def test_an_optimizer_of_each_name(small_config):
     assert type(new_optimizer(config_with(optimizer="adamw"), model, CPU)) is torch.optim.AdamW
 
 
-def test_muon_moves_the_blocks_matrices_along_orthogonal_directions_and_the_rest_as_adamw_does():
+def test_muon_moves_each_heads_matrices_along_orthogonal_directions_and_the_rest_as_adamw_does():
     model = VLFMTransformer(channels=2, positions=4, layers=1, heads=2, head_dim=8, caption_channels=6, convolution=3)
     config = config_with(optimizer="muon", learning_rate=1e-2)
     optimizer = new_optimizer(config, model, CPU)
-    moved, rest = (group["params"] for group in optimizer.param_groups)
-    assert len(moved) == 10 and all(each.ndim == 2 for each in moved)  # twice q, k, v, out; two of the MLP
+    *groups, last = optimizer.param_groups
+    block, rest = model.backbone.transformer_blocks[0].block, last["params"]
+    by_rows, by_columns, whole = (group["params"] for group in groups)
+    assert [group["split"] for group in groups] == ["by_rows", "by_columns", "whole"]
+    assert len(by_rows) == 6 and len(whole) == 2  # of two attentions q, k, v; of the MLP
+    assert any(each is block.attn2.to_v.weight for each in by_rows)
+    assert [id(each) for each in by_columns] == [id(attn.to_out[0].weight) for attn in (block.attn1, block.attn2)]
+    moved = [*by_rows, *by_columns, *whole]
     assert {id(each) for each in moved}.isdisjoint(id(each) for each in rest)
     assert len(moved) + len(rest) == len(list(model.parameters()))
     before = [parameter.detach().clone() for parameter in moved]
@@ -416,11 +422,13 @@ def test_muon_moves_the_blocks_matrices_along_orthogonal_directions_and_the_rest
     for parameter in model.parameters():
         parameter.grad = torch.randn(parameter.shape, generator=generator)
     optimizer.step()
-    for parameter, old in zip(moved, before, strict=True):
+    for place, (parameter, old) in enumerate(zip(moved, before, strict=True)):
         step = (old * (1 - 1e-2 * 0.01) - parameter.detach()) / (1e-2 * 0.2 * max(parameter.shape) ** 0.5)
-        values = torch.linalg.svdvals(step)
-        # Newton-Schulz in bfloat16 brings singular values near 1, not to it.
-        assert values.min() > 0.3 and values.max() < 1.4
+        parts = step.chunk(2, 0) if place < 6 else step.chunk(2, 1) if place < 8 else [step]
+        for part in parts:
+            values = torch.linalg.svdvals(part)
+            # Newton-Schulz in bfloat16 brings singular values near 1, not to it.
+            assert values.min() > 0.3 and values.max() < 1.4
     assert (rest[0].detach() - still).abs().max() < 1.1e-2 + 1e-4 * still.abs().max()
 
 
@@ -453,7 +461,8 @@ def test_the_log_drops_rows_past_the_step_it_goes_on_from(tmp_path):
     assert rows[1]["skipped"] == "1"
 
 
-def test_muon_moves_as_the_packages_own_does():
+@pytest.mark.parametrize("emulated", [False, True])
+def test_muon_moves_whole_matrices_as_the_packages_own_does(emulated, monkeypatch):
     """In float32 where bfloat16 is emulated: another step, but for the rounding of bfloat16 in five products."""
     from pytorch_optimizer import Muon
 
@@ -462,36 +471,39 @@ def test_muon_moves_as_the_packages_own_does():
         generator = torch.Generator().manual_seed(0)
         weights = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
         before = [weight.detach().clone() for weight in weights]
-        optimizer = muon([{"params": weights, "use_muon": True, "use_adjusted_lr": True, "lr": 1e-2}])
+        how = {"use_muon": True, "use_adjusted_lr": True, "split": "whole", "heads": 2, "lr": 1e-2}
+        optimizer = muon([{"params": weights, **how}])
         for _ in range(3):
             for weight in weights:
                 weight.grad = torch.randn(weight.shape, generator=generator)
             optimizer.step()
         return [(weight - start).detach() for weight, start in zip(weights, before, strict=True)]
 
-    for emulated in (False, True):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("vlfm.training.muon.fast_bfloat16", lambda device, slow=emulated: not slow)
-            made = moved(muon_class(torch.device("cpu")))
-        for ours, theirs in zip(made, moved(Muon), strict=True):
-            difference = (ours - theirs).norm() / theirs.norm()
-            assert difference < 0.03 and (difference > 0) == emulated
+    monkeypatch.setattr("vlfm.training.muon.fast_bfloat16", lambda device: not emulated)
+    for ours, theirs in zip(moved(muon_class(CPU)), moved(Muon), strict=True):
+        difference = (ours - theirs).norm() / theirs.norm()
+        assert difference < 0.03 and (difference > 0) == emulated
 
 
+@pytest.mark.parametrize("split", ["by_rows", "by_columns", "whole"])
 @pytest.mark.parametrize("shape, rank", [((48, 192), 48), ((192, 48), 8), ((48, 48), 8)])
-def test_muon_in_float32_is_the_iteration_itself(shape, rank):
+def test_muon_in_float32_is_the_iteration_itself(split, shape, rank, monkeypatch):
     """Of gradients of few clips too, whose singular values mostly are nothing: as in float64, to a thousandth."""
-    from pytorch_optimizer import Muon
     from pytorch_optimizer.optimizer.utils.matrix import zero_power_via_newton_schulz_5
 
+    monkeypatch.setattr("vlfm.training.muon.fast_bfloat16", lambda device: False)
+    muon = muon_class(CPU)
     generator = torch.Generator().manual_seed(0)
-    high, wide = (torch.randn(size, rank, generator=generator) for size in shape)
-    gradient = high * torch.logspace(0, -4, rank) @ wide.T
-    expected = zero_power_via_newton_schulz_5(gradient.double(), dtype=torch.float64)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vlfm.training.muon.fast_bfloat16", lambda device: False)
-        muon = muon_class(torch.device("cpu"))
-    assert muon is not Muon
-    group = muon([{"params": [torch.nn.Parameter(gradient)], "use_muon": True}]).param_groups[0]
-    (found,) = muon._orthogonalize(group, [gradient])
-    assert (found - expected).norm() < 1e-3 * expected.norm()
+    gradients = []
+    for _ in range(2):
+        high, wide = (torch.randn(size, rank, generator=generator) for size in shape)
+        gradients.append(high * torch.logspace(0, -4, rank) @ wide.T)
+    how = {"use_muon": True, "split": split, "heads": 3}
+    group = muon([{"params": [torch.nn.Parameter(each) for each in gradients], **how}]).param_groups[0]
+    found = muon._orthogonalize(group, gradients)
+    along = {"by_rows": 0, "by_columns": 1}.get(split)
+    for gradient, made in zip(gradients, found, strict=True):
+        parts = [gradient] if along is None else gradient.chunk(3, along)
+        expected = [zero_power_via_newton_schulz_5(part.double(), dtype=torch.float64) for part in parts]
+        expected = torch.cat(expected, along or 0)
+        assert made.shape == gradient.shape and (made - expected).norm() < 1e-3 * expected.norm()

@@ -1,5 +1,6 @@
 """The network: a caption-conditioned DiT (diffusers' PixArt transformer) with the flow's heads on top."""
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -117,10 +118,20 @@ class VLFMTransformer(ModelMixin, ConfigMixin):
             torch.nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
             torch.nn.init.zeros_(layer.bias)
 
-    def matrices(self) -> list[torch.nn.Parameter]:
-        """The weights of the blocks' linear layers, which the optimizer Muon is for."""
-        layers = self.backbone.transformer_blocks.modules()
-        return [layer.weight for layer in layers if isinstance(layer, torch.nn.Linear)]
+    def matrices(self) -> dict[str, list[torch.nn.Parameter]]:
+        """The weights of the blocks' linear layers, which the optimizer Muon is for.
+
+        Returns:
+            `by_rows`: those whose rows are divided among the attention's heads (queries, keys, values); `by_columns`:
+            those whose columns are (its output); `whole`: all others.
+        """
+        sorted_out: dict[str, list[torch.nn.Parameter]] = {"by_rows": [], "by_columns": [], "whole": []}
+        for name, layer in self.backbone.transformer_blocks.named_modules():
+            if isinstance(layer, torch.nn.Linear):
+                attention = re.search(r"\battn[12]\.(to_[qkv]$|to_out)", name)
+                kind = "whole" if attention is None else "by_columns" if attention[1] == "to_out" else "by_rows"
+                sorted_out[kind].append(layer.weight)
+        return sorted_out
 
     def set_caption_statistics(self, mean: torch.Tensor, mean_square: torch.Tensor) -> None:
         """Take E[p] and E[p²] of the mean tokens p of the training's captions, (D,) each, if adaLN is told captions."""

@@ -27,8 +27,9 @@ WEIGHT_DECAY = 0.01
 def new_optimizer(config: configs.Config, model: VLFMTransformer, device: torch.device) -> torch.optim.Optimizer:
     """Grams (the paper's optimizer) or Muon, from pytorch-optimizer, or AdamW.
 
-    Muon (Jordan, 2024) moves the blocks' matrices by orthogonalised momentum, scaled to the size of AdamW's steps so
-    that one learning rate serves both (Liu et al., "Muon is scalable for LLM training", 2025), and the rest by AdamW.
+    Muon (Jordan, 2024) moves the blocks' matrices by orthogonalised momentum, those of attention a head at a time. Its
+    steps are scaled to the size of AdamW's, so that one learning rate serves both (Liu et al., "Muon is scalable for
+    LLM training", 2025). The rest is moved by AdamW.
     """
     from pytorch_optimizer import Grams
 
@@ -38,12 +39,13 @@ def new_optimizer(config: configs.Config, model: VLFMTransformer, device: torch.
         return Grams(model.parameters(), lr=settings.learning_rate, foreach=gpu)
     if settings.optimizer == "muon":
         matrices = model.matrices()
-        names = set(map(id, matrices))
-        rest = [parameter for parameter in model.parameters() if id(parameter) not in names]
+        moved = {id(weight) for weights in matrices.values() for weight in weights}
+        rest = [parameter for parameter in model.parameters() if id(parameter) not in moved]
         shared = {"lr": settings.learning_rate, "weight_decay": WEIGHT_DECAY}
+        muon = {"use_muon": True, "use_adjusted_lr": True, "heads": model.config.heads, **shared}
         return muon_class(device)(
             [
-                {"params": matrices, "use_muon": True, "use_adjusted_lr": True, **shared},
+                *({"params": weights, "split": split, **muon} for split, weights in matrices.items()),
                 {"params": rest, "use_muon": False, "betas": ADAMW_BETAS, **shared},
             ]
         )

@@ -1,11 +1,11 @@
 """The network: a caption-conditioned DiT (diffusers' PixArt transformer) with the flow's heads on top."""
 
-import re
 from collections.abc import Sequence
 
 import torch
 from diffusers import PixArtTransformer2DModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import ModelMixin
 
@@ -125,13 +125,14 @@ class VLFMTransformer(ModelMixin, ConfigMixin):
             `by_rows`: those whose rows are divided among the attention's heads (queries, keys, values); `by_columns`:
             those whose columns are (its output); `whole`: all others.
         """
-        sorted_out: dict[str, list[torch.nn.Parameter]] = {"by_rows": [], "by_columns": [], "whole": []}
-        for name, layer in self.backbone.transformer_blocks.named_modules():
-            if isinstance(layer, torch.nn.Linear):
-                attention = re.search(r"\battn[12]\.(to_[qkv]$|to_out)", name)
-                kind = "whole" if attention is None else "by_columns" if attention[1] == "to_out" else "by_rows"
-                sorted_out[kind].append(layer.weight)
-        return sorted_out
+        blocks = self.backbone.transformer_blocks
+        attentions = [module for module in blocks.modules() if isinstance(module, Attention)]
+        by_rows = [layer.weight for each in attentions for layer in (each.to_q, each.to_k, each.to_v)]
+        by_columns = [each.to_out[0].weight for each in attentions]
+        known = set(map(id, [*by_rows, *by_columns]))
+        layers = (module for module in blocks.modules() if isinstance(module, torch.nn.Linear))
+        whole = [layer.weight for layer in layers if id(layer.weight) not in known]
+        return {"by_rows": by_rows, "by_columns": by_columns, "whole": whole}
 
     def set_caption_statistics(self, mean: torch.Tensor, mean_square: torch.Tensor) -> None:
         """Take E[p] and E[p²] of the mean tokens p of the training's captions, (D,) each, if adaLN is told captions."""

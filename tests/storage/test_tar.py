@@ -69,3 +69,24 @@ def test_a_truncated_tar_is_told(tmp_path):
     (tmp_path / "t.tar").write_bytes((tmp_path / "t.tar").read_bytes()[:2000])
     with pytest.raises(VLFMError, match="damaged"):
         list(read_tar(tmp_path / "t.tar"))
+
+
+def test_some_samples_are_read_from_where_they_lie(tmp_path):
+    path = tmp_path / "t.tar"
+    samples = [{"__key__": key, "json": key.encode() * 400, "txt": b""} for key in ("aa", "bb", "cc")]
+    write_tar(path, samples)
+    assert list(read_tar(path, {"cc", "aa"})) == [samples[0], samples[2]]
+    assert list(read_tar(path, {"bb", "no such"})) == [samples[1]]
+    # Other samples under the same name: what was known of the old ones is not used.
+    write_tar(path, [{"__key__": "first", "txt": b"1"}, *samples])
+    assert list(read_tar(path, {"bb"})) == [samples[1]]
+
+
+@pytest.mark.parametrize("left", [700, 2000, 4000])
+def test_a_truncated_tar_is_told_when_some_samples_are_read(tmp_path, left):
+    path = tmp_path / "t.tar"
+    write_tar(path, [{"__key__": "aa", "txt": b"1"}, {"__key__": "bb", "txt": b"1" * 3000}])
+    assert len(list(read_tar(path, {"aa"}))) == 1
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(VLFMError, match=r"t\.tar is damaged"):
+        list(read_tar(path, {"aa"}))

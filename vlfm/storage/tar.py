@@ -2,10 +2,12 @@
 
 import contextlib
 import io
+import os
 import tarfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from vlfm.errors import VLFMError
 from vlfm.storage.files import atomic_path
@@ -69,6 +71,25 @@ def damaged_tar(path: Path | str, why: object) -> VLFMError:
     return VLFMError(f"{path} is damaged ({why}); remove it and run its rule again")
 
 
+def member_places(path: Path | str) -> dict[str, dict[str, tuple[int, int]]]:
+    """Where a webdataset shard's members lie: {key: {extension: (offset, bytes)}}, in order; only headers are read.
+
+    Raises:
+        VLFMError: as `open_tar` does.
+    """
+    places: dict[str, dict[str, tuple[int, int]]] = {}
+    with open_tar(path) as (_, members):
+        for key, extension, member in members:
+            places.setdefault(key, {})[extension] = member.offset_data, member.size
+    return places
+
+
+# A thousand clips have ten thousand headers, and those who want a few clips come back for others.
+@lru_cache(maxsize=16)
+def _places_of(path: str, file: int, changed: int, size: int) -> dict[str, dict[str, tuple[int, int]]]:
+    return member_places(path)
+
+
 def read_tar(path: Path | str, only: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
     """Yield the samples of a webdataset shard as `{"__key__": str, EXTENSION: bytes}`.
 
@@ -78,11 +99,12 @@ def read_tar(path: Path | str, only: Collection[str] | None = None) -> Iterator[
     Raises:
         VLFMError: as `open_tar` does.
     """
+    if only is not None:
+        yield from _wanted(path, only)
+        return
     sample: dict[str, Any] = {}
     with open_tar(path) as (tar, members):
         for key, extension, member in members:
-            if only is not None and key not in only:
-                continue
             if sample and sample["__key__"] != key:
                 yield sample
                 sample = {}
@@ -90,3 +112,23 @@ def read_tar(path: Path | str, only: Collection[str] | None = None) -> Iterator[
             sample[extension] = tar.extractfile(member).read()
     if sample:
         yield sample
+
+
+def _wanted(path: Path | str, only: Collection[str]) -> Iterator[dict[str, Any]]:
+    try:
+        with open(path, "rb") as file:
+            stat = os.fstat(file.fileno())
+            places = _places_of(os.path.realpath(path), stat.st_ino, stat.st_mtime_ns, stat.st_size)
+            for key, members in places.items():
+                if key in only:
+                    yield {"__key__": key, **{name: _read(file, *place) for name, place in members.items()}}
+    except OSError as error:
+        raise damaged_tar(path, error) from error
+
+
+def _read(file: BinaryIO, offset: int, size: int) -> bytes:
+    file.seek(offset)
+    data = file.read(size)
+    if len(data) < size:
+        raise OSError("it is cut short")
+    return data

@@ -2,33 +2,24 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vlfm.coefficients.shards import CAPTION, ClipCaption, ClipCoefficients, decode, decode_caption
 from vlfm.errors import VLFMError
-from vlfm.storage.tar import damaged_tar, open_tar
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """Where a clip's members lie in the file: {extension: (offset, bytes)}."""
-
-    key: str
-    members: dict[str, tuple[int, int]]
+from vlfm.storage.tar import damaged_tar, member_places
 
 
 class ShardReader:
     """An open coefficient shard.
 
     Raises:
-        VLFMError: as `vlfm.storage.tar.open_tar` does.
+        VLFMError: as `vlfm.storage.tar.member_places` does.
     """
 
     def __init__(self, path: Path):
         self.path = path
-        self._entries = _read_headers(path)
+        self._entries = list(member_places(path).items())
         try:
             self._file = os.open(path, os.O_RDONLY)
         except OSError as error:
@@ -55,8 +46,8 @@ class ShardReader:
 
     def _sample(self, index: int, wanted: Sequence[str] | None = None) -> dict[str, Any]:
         """A clip's members, or those of them that are wanted, in one read."""
-        entry = self._entries[index]
-        members = {name: place for name, place in entry.members.items() if wanted is None or name in wanted}
+        key, places = self._entries[index]
+        members = {name: place for name, place in places.items() if wanted is None or name in wanted}
         first = min((offset for offset, _ in members.values()), default=0)
         last = max((offset + size for offset, size in members.values()), default=0)
         try:
@@ -66,7 +57,7 @@ class ShardReader:
         if len(data) < last - first:
             raise damaged_tar(self.path, "it is cut short")
         sample = {name: data[offset - first : offset - first + size] for name, (offset, size) in members.items()}
-        return {"__key__": entry.key, **sample}
+        return {"__key__": key, **sample}
 
     def close(self) -> None:
         os.close(self._file)
@@ -86,13 +77,3 @@ def open_shard(path: Path, clips: int) -> ShardReader:
             "run `snakemake` again"
         )
     return reader
-
-
-def _read_headers(path: Path) -> list[_Entry]:
-    entries: list[_Entry] = []
-    with open_tar(path) as (_, members):
-        for key, extension, member in members:
-            if not entries or entries[-1].key != key:
-                entries.append(_Entry(key, {}))
-            entries[-1].members[extension] = (member.offset_data, member.size)
-    return entries

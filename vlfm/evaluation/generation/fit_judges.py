@@ -4,10 +4,9 @@ Nothing of a test clip is seen. Of a large run some clips are taken, and of each
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +31,7 @@ from vlfm.storage.locks import sole_writer
 
 PASSES, LEAST_STEPS = 50, 100  # over few clips, features are trained no longer than so
 TRAINED = "trained"  # generation.features, where they are no model's
+View = Callable[[np.ndarray], np.ndarray]
 SETTINGS = ("clips.fps", "clips.size", "clips.image", "clips.decoder", "generation.features", "seed")
 
 
@@ -68,11 +68,16 @@ def fit_judges(
     partial = output / f".partial-{identity}"
     with sole_writer(output):
         partial.mkdir(parents=True, exist_ok=True)
+        views: dict[str, View] = {}
         if trained and not (partial / "features" / "features.json").exists():
-            _fit_features(config, clips, chosen, captions, device).save(partial / "features")
+            views["features"] = _for_features
         if digits and not (partial / "digits" / "digits.json").exists():
-            seen = list(_seen(clips, chosen, lambda frames: frames[sampled(TRAINING_FRAMES, len(frames))], "digits"))
-            DigitJudge.fit(seen, captions, config.seed).save(partial / "digits")
+            views["digits"] = _for_digits
+        seen = _seen(clips, chosen, views)
+        if "features" in seen:
+            _fit_features(config, seen.pop("features"), captions, device).save(partial / "features")
+        if "digits" in seen:
+            DigitJudge.fit(seen.pop("digits"), captions, config.seed).save(partial / "digits")
         for name in ("features", "digits"):
             shutil.rmtree(output / name, ignore_errors=True)
             if (partial / name).exists():
@@ -109,11 +114,7 @@ def one_token(embeddings: CaptionEmbeddings) -> CaptionEmbeddings:
 
 
 def _fit_features(
-    config: configs.Config,
-    clips: Path,
-    chosen: Mapping[str, Sequence[str]],
-    captions: Sequence[str],
-    device: torch.device,
+    config: configs.Config, seen: Sequence[np.ndarray], captions: Sequence[str], device: torch.device
 ) -> TrainedFeatures:
     settings = FeatureSettings()
     enough = max(LEAST_STEPS, PASSES * len(captions) // settings.batch_size)
@@ -123,24 +124,33 @@ def _fit_features(
     parts = [one_token(encoder.encode(texts[start : start + 64])) for start in range(0, len(texts), 64)]
     embeddings = CaptionEmbeddings(*(torch.cat([getattr(part, name) for part in parts]) for name in ("tokens", "mask")))
     own = np.array([distinct[caption] for caption in captions])
-
-    def small(frames: np.ndarray) -> np.ndarray:
-        return prepared([frames], settings.frames, (settings.side,) * 2)[0].movedim(1, -1).numpy()
-
-    seen = list(_seen(clips, chosen, small, "features"))
     return TrainedFeatures.fit(seen, embeddings, own, config.seed, settings, device)
 
 
-def _seen(
-    clips: Path, chosen: Mapping[str, Sequence[str]], what: Callable[[np.ndarray], Any], name: str
-) -> Iterator[Any]:
-    """What networks see of the chosen clips, in the order of the shards."""
-    bar = progress(total=sum(map(len, chosen.values())), what=f"clips for {name}")
-    for shard, ids in chosen.items():
-        for clip in read_clips(clips / f"{shard}.tar", set(ids)):
-            yield what(clip.evenly())
-            bar.update(1)
-    bar.close()
+def _for_features(frames: np.ndarray) -> np.ndarray:
+    """What the features see of a clip's frames (N, H, W, 3)."""
+    settings = FeatureSettings()
+    return prepared([frames], settings.frames, (settings.side,) * 2)[0].movedim(1, -1).numpy()
+
+
+def _for_digits(frames: np.ndarray) -> np.ndarray:
+    """What the judge of digits sees of a clip's frames (N, H, W, 3)."""
+    return frames[sampled(TRAINING_FRAMES, len(frames))]
+
+
+def _seen(clips: Path, chosen: Mapping[str, Sequence[str]], views: Mapping[str, View]) -> dict[str, list[np.ndarray]]:
+    """What each judge sees of the chosen clips, in the order of the shards: a clip is decoded once for all of them."""
+    seen: dict[str, list[np.ndarray]] = {name: [] for name in views}
+    if views:
+        bar = progress(total=sum(map(len, chosen.values())), what="clips to judge by")
+        for shard, ids in chosen.items():
+            for clip in read_clips(clips / f"{shard}.tar", set(ids)):
+                frames = clip.evenly()
+                for name, view in views.items():
+                    seen[name].append(view(frames))
+                bar.update(1)
+        bar.close()
+    return seen
 
 
 def _tells_of_digits(caption: str) -> bool:

@@ -9,10 +9,8 @@ from pathlib import Path
 import hypothesis
 import imageio_ffmpeg
 import pytest
-import torch
 import yaml
 
-from tests.data import tiny_models
 from vlfm import config as configs
 from vlfm.clips.locate import package_file
 
@@ -28,6 +26,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # fast, and other work beside them no disaster.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import torch  # not in the process that only hands out the tests
+
     torch.set_num_threads(1)
 
 
@@ -49,11 +49,15 @@ def merge(base: dict, change: dict) -> dict:
     return merged
 
 
+@functools.cache
+def default_config() -> dict:
+    return yaml.safe_load((ROOT / "config.yaml").read_text())
+
+
 def make_config(**change) -> configs.Config:
     """config.yaml with some keys changed: `make_config(flow={"order": 4})`. All the way to noise, unless told: the
     longest way through the code."""
-    default = merge(yaml.safe_load((ROOT / "config.yaml").read_text()), {"inversion": {"depth": 1.0}})
-    return configs.parse(merge(default, change))
+    return configs.parse(merge(merge(default_config(), {"inversion": {"depth": 1.0}}), change))
 
 
 # Large enough to go through every stage, small enough for seconds.
@@ -120,15 +124,53 @@ def make(video, tmp_path_factory):
 @pytest.fixture(scope="session")
 def stable_diffusion(tmp_path_factory):
     """The folder of a tiny Stable Diffusion."""
+    from tests.data import tiny_models
+
     return tiny_models.stable_diffusion(tmp_path_factory.mktemp("sd"))
 
 
 @pytest.fixture(scope="session")
 def sd3(tmp_path_factory):
     """The folder of a tiny Stable Diffusion 3."""
+    from tests.data import tiny_models
+
     return tiny_models.rectified_flow(tmp_path_factory.mktemp("sd3"))
+
+
+@pytest.fixture(scope="session")
+def embedded() -> dict:
+    """What MiniLM has read: number of tokens, dtype and captions → their embeddings."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def captions_read_once(embedded):
+    """MiniLM reads the same captions once a session: in files whose tests are not of caption encoders."""
+    from vlfm.captions.encoders import CaptionEncoder, minilm_folder
+
+    encode = CaptionEncoder._encode
+
+    def once(self, captions):
+        if self.folder != minilm_folder():
+            return encode(self, captions)
+        key = self.max_tokens, self.model.dtype, tuple(captions)
+        if key not in embedded:
+            embedded[key] = encode(self, captions)
+        return embedded[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CaptionEncoder, "_encode", once)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _disks_are_not_waited_for(monkeypatch):
+    """What only a power cut would show: the files of tests need not survive one."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture(autouse=True)
 def _same_numbers_everywhere():
+    import torch
+
     torch.manual_seed(0)

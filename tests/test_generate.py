@@ -19,6 +19,8 @@ from vlfm.cli import main
 from vlfm.pipeline import write_pipeline
 from vlfm.video.source import open_source
 
+pytestmark = pytest.mark.usefixtures("captions_read_once")
+
 CAPTION = "a dog jumps"
 
 

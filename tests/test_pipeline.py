@@ -21,6 +21,8 @@ from vlfm.pipeline import UnlikeCaptionWarning, VLFMPipeline, write_pipeline
 from vlfm.storage.files import read_json, write_json
 from vlfm.training.preview import make_preview
 
+pytestmark = pytest.mark.usefixtures("captions_read_once")
+
 PROMPT = "a dog jumps"
 
 

@@ -19,6 +19,8 @@ from vlfm.latents.invert import invert_shard, latents_fingerprint
 from vlfm.latents.store import LatentStore
 from vlfm.storage.files import read_json
 
+pytestmark = pytest.mark.usefixtures("captions_read_once")
+
 CPU = torch.device("cpu")
 
 

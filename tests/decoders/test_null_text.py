@@ -30,6 +30,8 @@ from vlfm.latents.store import LatentStore
 from vlfm.model.flow_model import FlowModel
 from vlfm.model.transformer import VLFMTransformer
 
+pytestmark = pytest.mark.usefixtures("captions_read_once")
+
 CPU = torch.device("cpu")
 
 STEPS = 5

@@ -20,6 +20,8 @@ from vlfm.latents.invert_batch import Inverter
 from vlfm.latents.store import LatentStore
 from vlfm.storage.ledger import read_ledger
 
+pytestmark = pytest.mark.usefixtures("captions_read_once")
+
 CPU = torch.device("cpu")
 ONE = {"batch_size": FRAMES}  # a clip a batch
 

@@ -20,6 +20,8 @@ from vlfm.storage import unfinished
 from vlfm.storage.ledger import read_ledger
 from vlfm.words import plural
 
+pytestmark = pytest.mark.usefixtures("captions_read_once")
+
 COUNT = 5
 CPU = torch.device("cpu")
 

@@ -17,6 +17,8 @@ from vlfm.latents.store import LatentStore
 from vlfm.latents.taken import ALIKE, OtherRun
 from vlfm.storage.files import read_json, write_json
 
+pytestmark = pytest.mark.usefixtures("captions_read_once")
+
 CPU = torch.device("cpu")
 
 

@@ -120,6 +120,17 @@ def test_numbers(run, page):
     assert "1 network evaluation a clip, guidance 1" in seen.text and "1 fixed-point refinement a step" in seen.text
 
 
+def test_where_clips_share_captions_no_video_is_held_against_one_of_them(run, tmp_path, page):
+    def shared(results):
+        training = read_json(results / "model" / "training.json")
+        write_json(results / "model" / "training.json", {**training, "captions": 2})
+
+    text = rewritten(run, tmp_path, shared).text
+    assert "PSNR, generated from captions" not in text and "PSNR, the path" in text
+    assert "4 clips learnt of 2 captions" in text and "Here several clips share a caption." in text
+    assert "4 clips learnt 1 network evaluation" in Page(page).text and "share a caption" not in Page(page).text
+
+
 def test_experiments_that_have_not_run_are_named(run, tmp_path, page):
     assert "Not run here: extrapolation, ablation, speed." in Page(page).text
 

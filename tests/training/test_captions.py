@@ -13,6 +13,7 @@ from tests.data.model import write_shards
 from vlfm.coefficients.shards import write_shard
 from vlfm.errors import VLFMError
 from vlfm.model.captions import TRAINING_CAPTIONS, TrainingCaptions
+from vlfm.storage.files import read_json
 from vlfm.training import captions as reading
 from vlfm.training.captions import training_captions
 from vlfm.training.data import read_moments
@@ -121,6 +122,7 @@ def run(tmp_path):
 def test_training_keeps_them_the_same_after_a_stop(run, monkeypatch):
     straight = run("straight")
     assert sorted(TrainingCaptions.read(straight, 6).captions) == [f"caption {index}" for index in range(7)]
+    assert read_json(straight / "training.json")["captions"] == 7
     update = Trainer.update
 
     def power_cut(self):
@@ -136,11 +138,17 @@ def test_training_keeps_them_the_same_after_a_stop(run, monkeypatch):
         assert (stopped / file).read_bytes() == (straight / file).read_bytes()
 
 
+def test_of_a_sample_it_is_not_said_how_many_there_are(run, limits):
+    limits(5, 2)
+    folder = run("run")
+    assert not TrainingCaptions.read(folder, 6).complete and "captions" not in read_json(folder / "training.json")
+
+
 def test_that_they_cannot_be_read_does_not_lose_the_model(run, monkeypatch, capsys):
     def damaged(*_):
         raise VLFMError("00001.tar is damaged")
 
     monkeypatch.setattr("vlfm.training.loop.training_captions", damaged)
     folder = run("run")
-    assert (folder / "training.json").exists() and not (folder / TRAINING_CAPTIONS).exists()
+    assert "captions" not in read_json(folder / "training.json") and not (folder / TRAINING_CAPTIONS).exists()
     assert "warning: the model will not know" in capsys.readouterr().out

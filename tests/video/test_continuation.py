@@ -19,6 +19,8 @@ from vlfm.frames import to_tensor, to_uint8
 from vlfm.pipeline import VLFMPipeline, write_pipeline
 from vlfm.video.continuation import FADING, Continuation, ModelSettings
 
+pytestmark = pytest.mark.usefixtures("captions_read_once")
+
 LEAD_IN, REACH = 0.5 / 12, 0.5 * 11 / 12  # seconds: of the model's clips, and how far one pass goes
 SETTINGS = ModelSettings(Path("model"), "a dog jumps")
 

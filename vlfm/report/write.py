@@ -132,6 +132,7 @@ def write_report(config: configs.Config, results: Path, output: Path) -> None:
         losses=_losses(results / "eval" / "ledger" / "means.csv"),
         scores=_score_tables(config, scores),
         stages=STAGES,
+        share=_share_captions(training),
         rates=_rates(entries, config),
         clips=clips,
         count=len(entries),
@@ -163,16 +164,27 @@ def _facts(config: configs.Config, scores: list[dict[str, str]], training: dict)
     native = [row for row in scores if float(row["fps"]) == config.clips.fps]
     named = {"network": "generated from captions", "projection": "the path", "decoder": "the decoder alone"}
     parts = _by_split(native)
+    if _share_captions(training):
+        del named["network"]
     for stage, words in named.items():
         for split, lines in parts.items():
             values = [float(row["psnr"]) for row in lines if row["stage"] == stage]
             which = f", {LABELS[split]} clips" if len(parts) > 1 else ""
             if values:
                 facts.append((f"{sum(values) / len(values):.1f} dB", f"PSNR, {words}{which}"))
-    facts.append((str(training["clips"]), "clip learnt" if training["clips"] == 1 else "clips learnt"))
+    told = f" of {plural(training['captions'], 'caption')}" if _share_captions(training) else ""
+    facts.append((str(training["clips"]), f"{'clip' if training['clips'] == 1 else 'clips'} learnt{told}"))
     number, noun = evaluations_in_words(config).split(" ", 1)
     facts.append((number, f"{noun} a clip"))
     return facts
+
+
+def _share_captions(training: dict) -> bool:
+    """Whether clips share their captions: the network draws one of them, which need not be the one it is compared with.
+
+    False where that is not known: in runs of older versions, and in those too large to read all captions.
+    """
+    return training.get("captions", training["clips"]) < training["clips"]
 
 
 def _unseen(folder: Path) -> list[tuple[str, str]]:

@@ -157,6 +157,8 @@ def train(
                     empty = trainer.objective.empty_caption
                     save_model(config, model, output, empty, decoder, moments.observed, captions)
                 about = {"fingerprint": identity, "steps": trainer.step, "clips": moments.clips}
+                if captions and captions.complete:
+                    about["captions"] = len(captions.captions)
                 write_json(output / "training.json", {**about, "skipped": trainer.skipped})
                 print(
                     f"{plural(trainer.step, 'step')} of {plural(settings.batch_size, 'clip')}: {speed.report()}",

@@ -1,6 +1,7 @@
 """How fast a run is, and how fast it could be."""
 
 import time
+from functools import cache
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -30,9 +31,10 @@ PEAKS = {
 TRYING = 0.3  # seconds
 
 
+@cache  # an experiment trains several networks
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s the device can do: the maker's number for a known GPU in bfloat16 or float16, else the best matrix
-    product seen in a third of a second.
+    product seen in a third of a second, once in a process.
     """
     if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
         name = torch.cuda.get_device_name(device)

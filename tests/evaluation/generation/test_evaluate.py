@@ -28,6 +28,8 @@ from vlfm.run import Run
 from vlfm.storage.files import read_json
 from vlfm.storage.tables import read_table
 
+pytestmark = pytest.mark.usefixtures("captions_read_once")
+
 COUNTS = {"00000": 9, "00001": 9}
 
 

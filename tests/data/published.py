@@ -3,10 +3,13 @@
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from tensorboard.summary.writer.record_writer import RecordWriter
+
+from vlfm.clips.index_files.rows import Row
 
 OPENVID = """\
 video,caption,aesthetic score,motion score,temporal consistency score,camera motion,frame,fps,seconds
@@ -68,6 +71,18 @@ Index,TrainVideoCount,KnowledgeGraphId,Name,WikiUrl,Vertical1,Vertical2,Vertical
 1,539945,/m/01mw1,Video game,https://en.wikipedia.org/wiki/Video_game,Games,,,"A video game is"
 12,125,/m/07v_b,,,(Unknown),,,
 """
+
+
+def stretches(rows: list[Row]) -> list[tuple]:
+    """Of each row where its video is, from when to when, and whether that is known to be one shot."""
+    return [(row.source, row.start, row.end, row.one_shot) for row in rows]
+
+
+def kinetics(write: Callable[[str, str], Path], name: str, count: int) -> str:
+    """An index of that many training clips in the header of Kinetics-400."""
+    lines = [f"label {number},{name}{number:09d},{10 * number},{10 * number + 10},train,0" for number in range(count)]
+    text = "\n".join(["label,youtube_id,time_start,time_end,split,is_cc", *lines])
+    return str(write(f"{name}.csv", text))
 
 
 def example_class():

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A real Slurm of two nodes on this machine runs the small DAG to psnr.csv, and trains on both nodes at once.
 #
-#   sudo bash tests/cluster/slurm.sh         with `snakemake` and `vlfm` in the PATH
+#   sudo env "PATH=$PATH" bash tests/cluster/slurm.sh      with `snakemake` and `vlfm` in the PATH
 #
 # On the way one job is cancelled and its node goes down under another; psnr.csv must be that of a run without Slurm
 # (a finished one of small.yaml that VLFM_FINISHED_RUN names, or one made here). Training on two nodes is told to stop

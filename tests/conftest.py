@@ -138,28 +138,42 @@ def sd3(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def embedded() -> dict:
-    """What MiniLM has read: number of tokens, dtype and captions → their embeddings."""
+def minilm() -> dict:
+    """What has been read of MiniLM, and what MiniLM has read: see `captions_read_once`."""
     return {}
 
 
 @pytest.fixture(scope="module")
-def captions_read_once(embedded):
-    """MiniLM reads the same captions once a session: in files whose tests are not of caption encoders."""
-    from vlfm.captions.encoders import CaptionEncoder, minilm_folder
+def captions_read_once(minilm):
+    """MiniLM is loaded once a session, and reads the same captions once: in files whose tests are not of caption
+    encoders."""
+    from vlfm.captions import encoders
 
-    encode = CaptionEncoder._encode
+    home, encode = encoders.minilm_folder(), encoders.CaptionEncoder._encode
 
-    def once(self, captions):
-        if self.folder != minilm_folder():
+    def once(read):
+        def remembered(folder, *rest):
+            if folder != home:
+                return read(folder, *rest)
+            key = read, repr(rest)
+            if key not in minilm:
+                minilm[key] = read(folder, *rest)
+            return minilm[key]
+
+        return remembered
+
+    def encode_once(self, captions):
+        if self.folder != home:
             return encode(self, captions)
         key = self.max_tokens, self.model.dtype, tuple(captions)
-        if key not in embedded:
-            embedded[key] = encode(self, captions)
-        return embedded[key]
+        if key not in minilm:
+            minilm[key] = encode(self, captions)
+        return minilm[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CaptionEncoder, "_encode", once)
+        patch.setattr(encoders.CaptionEncoder, "_encode", encode_once)
+        for name in ("_load_tokenizer", "_load_model", "fingerprint_folder"):
+            patch.setattr(encoders, name, once(getattr(encoders, name)))
         yield
 
 

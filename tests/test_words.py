@@ -16,7 +16,9 @@ def test_seconds(seconds, text):
     assert seconds_in_words(seconds) == text
 
 
-@pytest.mark.parametrize(("size", "text"), [(517, "517 B"), (1.012e9, "1.01 GB"), (2.5e15, "2,500 TB")])
+@pytest.mark.parametrize(
+    ("size", "text"), [(517, "517 B"), (999_600, "1 MB"), (1.012e9, "1.01 GB"), (2.5e15, "2,500 TB")]
+)
 def test_bytes(size, text):
     assert bytes_in_words(size) == text
 

@@ -11,8 +11,8 @@ def plural(count: int, noun: str) -> str:
 def bytes_in_words(size: float) -> str:
     """`517 B`, `1.01 GB`: three digits, units of 1,000."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size < 1000 or unit == "TB":
-            return f"{size:.3g} {unit}" if size < 1000 else f"{size:,.0f} {unit}"
+        if size < 999.5 or unit == "TB":  # from there three digits are 1e+03
+            return f"{size:.3g} {unit}" if size < 999.5 else f"{size:,.0f} {unit}"
         size /= 1000
     raise AssertionError
 

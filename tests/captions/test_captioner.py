@@ -1,11 +1,13 @@
 """Clips without captions are given one by a model, here a small one that has learnt to tell red from blue."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipProcessor
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
@@ -121,6 +123,25 @@ def test_a_clip_of_which_the_model_says_nothing_is_left_out(blip, tmp_path):
         caption_shard(Captioner(str(blip), CPU), clips, output, ledger, 0.4)
 
 
+def test_the_share_of_bad_clips_is_of_the_whole_shard(blip, tmp_path):
+    clips = shard(tmp_path / "in.tar", [RED, BLUE, BLACK], ["mine", "mine too", ""])
+    output, ledger = tmp_path / "out.tar", tmp_path / "ledger.parquet"
+    caption_shard(Captioner(str(blip), CPU), clips, output, ledger, 0.4)
+    assert list(read_captions(output).values()) == ["mine", "mine too"]
+    with pytest.raises(VLFMError, match="1 of 3 clips are bad"):
+        caption_shard(Captioner(str(blip), CPU), clips, output, ledger, 0.3)
+
+
+def test_weights_that_are_missing_are_not_made_up(blip, tmp_path):
+    shutil.copytree(blip, tmp_path / "blip")
+    weights = load_file(blip / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if "crossattention" not in name}
+    assert len(kept) < len(weights)
+    save_file(kept, tmp_path / "blip" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(VLFMError, match=r"clips\.captioner is .*its weights lack"):
+        Captioner(str(tmp_path / "blip"), CPU)
+
+
 def test_what_is_no_captioner_is_refused(tmp_path, blip):
     with pytest.raises(VLFMError, match=r"clips\.captioner is "):
         Captioner(str(tmp_path), CPU)
@@ -143,6 +164,21 @@ def test_rows_without_caption_are_indexed_where_there_is_a_captioner(tmp_path, c
     build_index(clips.model_copy(update={"index": str(index)}), *paths)
     assert [clip.caption for clip in read_manifest(paths[0])] == ["a bike"]
     assert "the caption is empty" in capsys.readouterr().err
+
+
+def test_a_folder_of_videos_needs_no_words_where_there_is_a_captioner(tmp_path, video):
+    from vlfm import config
+
+    (tmp_path / "v").mkdir()
+    (tmp_path / "v" / "bike.mp4").symlink_to(video("bikes"))
+    (tmp_path / "v" / "bike.txt").write_text("\n")
+    clips = config.load(ROOT / "config.yaml").clips
+    entry = config.DataSet(dataset="folder", index=str(tmp_path / "v"), windows=1)
+    paths = [tmp_path / name for name in ("manifest.parquet", "ledger.parquet", "shards.json")]
+    build_index(clips.model_copy(update={"index": [entry], "captioner": "owner/blip"}), *paths)
+    assert [clip.caption for clip in read_manifest(paths[0])] == [""]
+    with pytest.raises(VLFMError, match="the caption is empty"):
+        build_index(clips.model_copy(update={"index": [entry]}), *paths)
 
 
 def test_the_command(blip, tmp_path, capsys):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from vlfm.clips.datasets.csv import read_rows
 from vlfm.clips.index.build import build_index
+from vlfm.clips.index.cutting import Cutter
 from vlfm.clips.index.plan import Plan, deal, read_plan, write_plan
 from vlfm.clips.index.split_videos import split_video
 from vlfm.clips.index.spool import Spool
@@ -157,6 +158,15 @@ def test_split_then_index(settings, video, tmp_path, index):
     assert len(plan) == len(table) and all(row.status == "ok" for row in ledger)
     whole, _, _ = index(rows(("", ""), source=str(folder / "b.mp4")))
     assert [c.start for c in whole] == [float(row["start"]) for row in table if row["source"].endswith("b.mp4")]
+
+
+def test_windows_of_long_films_are_written_to_the_microsecond(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(Cutter, "windows", lambda *_: [(10_000.123456, 10_000.623456), (1.0, 1.5)])
+    (tmp_path / "film.mp4").touch()
+    split_video([tmp_path], tmp_path / "o.csv", settings())
+    with open(tmp_path / "o.csv", newline="") as handle:
+        found = [(row["start"], row["end"]) for row in csv.DictReader(handle)]
+    assert found == [("10000.123456", "10000.623456"), ("1", "1.5")]
 
 
 @pytest.mark.parametrize("name", ["x.mp4", "x.M2TS", "x.ts", "x.mkv"])

@@ -68,3 +68,16 @@ def test_a_cut_tar(tmp_path):
         path.write_bytes(whole[:length])
         with pytest.raises(VLFMError, match="damaged"):
             list(read_clips(path))
+
+
+def test_a_thousand_frames_keep_their_order(tmp_path):
+    count = 1002
+    frames = {}
+    for number in range(count):
+        buffer = io.BytesIO()
+        Image.fromarray(np.full((2, 2, 3), (number % 256, number // 256, 0), np.uint8)).save(buffer, "PNG")
+        frames[f"{number:03d}.png"] = buffer.getvalue()
+    info = json.dumps({"times": np.arange(1, count + 1).tolist()}).encode()
+    write_tar(tmp_path / "s.tar", [{"__key__": "abc", **frames, "json": info, "txt": b"x"}])
+    (clip,) = read_clips(tmp_path / "s.tar")
+    assert (clip.frames[:, 0, 0, 0] + 256 * clip.frames[:, 0, 0, 1].astype(int)).tolist() == list(range(count))

@@ -15,7 +15,7 @@ from vlfm.decoders.embedded import EmbeddedDecoder
 from vlfm.decoders.load import load_decoder
 from vlfm.decoders.patch_autoencoder import PatchAutoencoder
 from vlfm.errors import VLFMError
-from vlfm.storage.files import read_json
+from vlfm.storage.files import read_json, write_json
 from vlfm.storage.tar import read_tar, write_tar
 
 SIZES = [[48, 48], [36, 60]]
@@ -140,6 +140,34 @@ def test_a_sample_of_a_large_data_set_holds_every_size(shards, monkeypatch):
     training, held_out, _ = fit_embedded._frames(shards, 0.1, 0)
     assert training.keys() == {(48, 48), (36, 60)} and len(held_out) == 1
     assert 4 <= len(training[48, 48]) <= 12 and 8 <= len(training[36, 60]) <= 24
+
+
+def test_of_many_clips_no_more_are_looked_at_than_are_taken(shards, monkeypatch):
+    looked, real = [], fit_embedded.read_clips
+
+    def read(path):
+        for clip in real(path):
+            looked.append(clip.clip_id)
+            yield clip
+
+    monkeypatch.setattr(fit_embedded, "read_clips", read)
+    fit_embedded._frames(shards, 0.5, 0)
+    assert len(set(looked)) == 8
+    monkeypatch.setattr(fit_embedded, "MAX_FRAMES", 2)
+    looked.clear()
+    training, held_out, _ = fit_embedded._frames(shards, 0.5, 0)
+    assert len(set(looked)) < 8 and sum(map(len, training.values())) == 12 == sum(map(len, held_out.values()))
+
+
+def test_something_is_left_to_train_on(shards):
+    training, _, _ = fit_embedded._frames(shards, 1.0, 0)
+    assert sum(map(len, training.values())) in (4, 8)
+
+
+def test_a_folder_of_another_decoder_is_refused(config, tmp_path):
+    write_json(tmp_path / "decoder.json", {"name": "stable-diffusion"})
+    with pytest.raises(VLFMError, match=r"is of the decoder stable-diffusion, not of an embedded one; run `vlfm prep"):
+        load_decoder(config, tmp_path, torch.device("cpu"))
 
 
 def test_the_basis_does_not_depend_on_how_patches_lie():

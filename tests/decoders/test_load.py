@@ -1,6 +1,7 @@
 """Decoders of every kind prepared, loaded and taken through the stages."""
 
 import os
+import re
 import shutil
 import time
 
@@ -8,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.conftest import make_config
+from tests.conftest import ROOT, make_config
 from tests.data import tiny_models
 from tests.data.latents import write_clips
 from vlfm.decoders import load
-from vlfm.decoders.load import UNMEASURED, load_decoder
+from vlfm.decoders.load import FOUND, UNMEASURED, load_decoder
 from vlfm.decoders.prepare import prepare_decoder
 from vlfm.errors import VLFMError
 from vlfm.latents.invert import invert_shard, latents_fingerprint
@@ -254,3 +255,9 @@ def test_files_that_changed_just_now_are_not_vouched_for(prepared, read_through,
     assert not (decoder / load.RECORD).exists()
     load_decoder(config, decoder, CPU)
     assert len(read_through) == 4
+
+
+def test_the_rules_run_again_for_what_says_where_a_decoder_is():
+    """The workflow lists the same settings: to import them would cost every start of Snakemake the import of torch."""
+    rules = (ROOT / "workflow" / "rules" / "latents.smk").read_text()
+    assert tuple(re.findall(r'"([\w.]+)"', rules.split("FOUND = [")[1].split("]")[0])) == FOUND

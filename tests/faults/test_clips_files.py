@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from vlfm import config
+from vlfm.clips import decode as decoding
 from vlfm.clips.decode import decode_shard
 from vlfm.clips.index.build import build_index
 from vlfm.clips.locate import package_file
@@ -199,6 +200,20 @@ def test_too_many_bad_clips_fail_the_shard_but_leave_the_ledger(files, settings)
     out = files / "decoded"
     assert [row.status for row in read_ledger(out / "l.parquet")] == ["ok", "bad", "bad", "bad"]
     assert not (out / "0.tar").exists()
+
+
+def test_a_disk_that_is_full_at_the_end_is_told_and_what_killed_jobs_left_is_cleared(files, settings, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    decode(files, settings, "good.mp4", [0.0])
+    out = files / "decoded"
+    (out / "0.tar").unlink()
+    (out / ".0.4711.tmp.tar").write_bytes(b"half")
+    monkeypatch.setattr(decoding, "write_tar", full)
+    with pytest.raises(VLFMError, match=r"0\.tar cannot be written \(No space left on device\); free space there"):
+        decode_shard(settings(), out / "m.parquet", 0, out / "0.tar", out / "l.parquet", out / "sources")
+    assert not (out / ".0.4711.tmp.tar").exists()
 
 
 @pytest.mark.parametrize("name", ["none.mp4", "zero.mp4", "text.mp4", "sound.mp4"])

@@ -238,7 +238,7 @@ def test_a_full_disk_is_told_and_what_is_finished_is_kept(tmp_path, decoder, dis
     with pytest.raises(VLFMError, match=r"disk cannot be written \(No space left on device\); free space") as told:
         on_disk()
     kept = len(pieces(folder))
-    assert kept == finished and f"after {kept} finished clips, kept in" in str(told.value)
+    assert kept == finished and f"after {kept} finished pieces, kept in" in str(told.value)
     assert not (folder / "00000.zarr").exists() and not (folder / ".00000.zarr.tmp").exists()
     resize("4m")
     inverted = []
@@ -276,7 +276,7 @@ def test_a_file_that_may_not_grow_is_told_alike(tmp_path, decoder):
     job = subprocess.run([sys.executable, "-c", LIMITED, "invert", *command], capture_output=True, text=True)
     assert job.returncode == 1 and "Traceback" not in job.stderr
     assert "cannot be written (File too large); free space there and run the rule again" in job.stderr
-    assert "after 4 finished clips, kept in .00000.zarr.partial-" in job.stderr
+    assert "after 4 finished pieces, kept in .00000.zarr.partial-" in job.stderr
     assert len(pieces(tmp_path)) == 4 and not (tmp_path / ".00000.zarr.tmp").exists()
 
 

@@ -14,7 +14,7 @@ from vlfm.errors import VLFMError
 from vlfm.progress import Stopwatch, progress
 from vlfm.storage.ledger import LedgerRow, check_share_of_bad, write_ledger
 from vlfm.storage.tar import read_tar, write_tar
-from vlfm.weights import locate
+from vlfm.weights import load_network, locate
 
 BATCH = 16  # pictures at once
 WORDS = 40  # tokens of a caption, at most
@@ -38,8 +38,8 @@ class Captioner:
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         try:
             self._processor = AutoProcessor.from_pretrained(folder)
-            network = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, use_safetensors=True)
-        except (OSError, ValueError, KeyError, ImportError) as error:
+            network = load_network(AutoModelForImageTextToText, folder, "", dtype)
+        except (OSError, ValueError, KeyError, ImportError, VLFMError) as error:
             raise VLFMError(
                 f"clips.captioner is {model}, which is no image-to-text model of transformers "
                 f"({str(error).splitlines()[0]})"
@@ -49,7 +49,7 @@ class Captioner:
                 f"clips.captioner is {model}, which answers questions; give a model that captions without being asked, "
                 "BLIP or GIT for example"
             )
-        self._network = network.to(device).eval()
+        self._network = network.to(device)
         self._device = device
 
     @torch.no_grad()
@@ -70,14 +70,15 @@ def caption_shard(captioner: Captioner, clips: Path, output: Path, ledger: Path,
     Args:
         clips, output: tars of decoded clips; `output` has those of `clips` in their order, each with a caption.
         ledger: parquet, a row for each clip that had none.
-        max_bad: share of these that may stay without, before the shard fails.
+        max_bad: share of the shard's clips that may stay without, before the shard fails.
 
     Raises:
         VLFMError: too many are without, or a damaged tar.
     """
     rows: list[LedgerRow] = []
     found: dict[str, str] = {}
-    bare = [name for name, caption in read_captions(clips).items() if not caption]
+    captions_now = read_captions(clips)
+    bare = [name for name, caption in captions_now.items() if not caption]
     with progress(total=len(bare), what=f"caption {clips.stem}") as bar:
         stream = read_clips(clips, set(bare))
         while batch := list(itertools.islice(stream, BATCH)):
@@ -90,7 +91,7 @@ def caption_shard(captioner: Captioner, clips: Path, output: Path, ledger: Path,
                 rows.append(LedgerRow(clip.clip_id, "caption", status, reason, clip.info["source"], 0, seconds))
             bar.update(len(batch))
     write_ledger(ledger, rows)
-    check_share_of_bad(rows, max_bad, f"captions of {clips}")
+    check_share_of_bad(rows, max_bad, f"captions of {clips}", len(captions_now))
     write_tar(output, _captioned(clips, found))
 
 

@@ -17,7 +17,7 @@ from vlfm.clips.decode_worker import SEEK
 from vlfm.clips.locate import find, is_remote
 from vlfm.errors import BadClip, VLFMError
 from vlfm.progress import Stopwatch, progress
-from vlfm.storage.files import remove_partial
+from vlfm.storage.files import disk_may_be_full, remove_partial
 from vlfm.storage.fingerprints import fingerprint
 from vlfm.storage.ledger import LedgerRow, check_share_of_bad, write_ledger
 from vlfm.storage.locks import sole_writer
@@ -52,12 +52,15 @@ def decode_shard(clips: config.Clips, manifest: Path, shard: int, output: Path, 
     shape = _shape(clips, manifest, plan)
     partial = output.parent / f".{output.stem}.partial-{_identity(clips, plan, shape)}"
     with sole_writer(output):
+        for stale in output.parent.glob(f".{output.stem}.*.tmp{output.suffix}"):  # of a job that was killed
+            stale.unlink(missing_ok=True)
         partial.mkdir(parents=True, exist_ok=True)
         pieces, bad = _decode_plan(clips, plan, shape, partial, sources)
         rows = [_ledger_row(clip, pieces.get(clip.clip_id), bad.get(clip.clip_id)) for clip in plan]
-        write_ledger(ledger, rows)
-        check_share_of_bad(rows, clips.max_bad, f"shard {shard:05d}")
-        write_tar(output, (_sample(pieces[clip.clip_id]) for clip in plan if clip.clip_id in pieces))
+        with disk_may_be_full(output):
+            write_ledger(ledger, rows)
+            check_share_of_bad(rows, clips.max_bad, f"shard {shard:05d}")
+            write_tar(output, (_sample(pieces[clip.clip_id]) for clip in plan if clip.clip_id in pieces))
         remove_partial(partial)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from vlfm.clips.windows import nearest
 from vlfm.errors import VLFMError
-from vlfm.storage.tar import read_tar
+from vlfm.storage.tar import member_places, read_tar
 
 
 @dataclass(frozen=True)
@@ -51,21 +51,20 @@ def read_clips(path: Path | str, only: Collection[str] | None = None) -> Iterato
         only: ids of the clips that are wanted; pictures of others are not decoded.
 
     Raises:
-        VLFMError: a damaged tar, a picture that is none or of another size, a missing member, times that do
-        not
-            fit the frames; the message names the shard and the member.
+        VLFMError: a damaged tar, a picture that is none or of another size, a missing member, times that do not fit
+            the frames; the message names the shard and the member.
     """
     for sample in read_tar(path, only):
         yield _clip(path, sample)
 
 
 def read_ids(path: Path | str) -> list[str]:
-    """The ids of the clips of a shard, in order; pictures are not decoded.
+    """The ids of the clips of a shard, in order; only headers are read.
 
     Raises:
         VLFMError: a damaged tar.
     """
-    return [sample["__key__"] for sample in read_tar(path)]
+    return list(member_places(path))
 
 
 def read_captions(path: Path | str) -> dict[str, str]:
@@ -97,7 +96,8 @@ def _clip(path: Path | str, sample: dict[str, Any]) -> DecodedClip:
         caption = sample["txt"].decode()
     except (ValueError, KeyError, TypeError) as error:
         raise VLFMError(f"{path}: {key}.json or {key}.txt is not what decoding writes ({error}); {remedy}") from error
-    names = sorted(name for name in sample if name.endswith((".png", ".jpg")))
+    # The thousandth frame and on have longer names.
+    names = sorted((name for name in sample if name.endswith((".png", ".jpg"))), key=lambda name: (len(name), name))
     if times.ndim != 1 or len(names) != len(times) or not len(times):
         raise VLFMError(f"{path}: {key} has {len(names)} frames for {times.size} times; {remedy}")
     if not np.all(np.isfinite(times)) or np.any(np.diff(times) <= 0):

@@ -176,8 +176,7 @@ class FFmpegFrames:
         seconds since the first frame of the source, and the frame, uint8 (height, width, 3), turned upright.
 
     Attributes:
-        damaged: messages of the decoder about frames up to the last one yielded, and perhaps a few later
-        ones.
+        damaged: messages of the decoder about frames up to the last one yielded, and perhaps a few later ones.
         reshaped: seconds since the first frame at which a picture of another shape came, or None.
     """
 
@@ -258,8 +257,7 @@ class FFmpegFrames:
 
 
 def damage(file: Path | str, media: Media, start: float, duration: float) -> str | None:
-    """Decode a stretch by itself, from the key frame before it, and return the decoder's first complaint, if
-    any.
+    """Decode a stretch by itself, from the key frame before it, and return the decoder's first complaint, if any.
 
     Args:
         start, duration: seconds in the source.

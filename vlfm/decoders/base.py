@@ -15,8 +15,8 @@ class VisualDecoder(ABC):
     """An image model with an inverse.
 
     Frames are (B, 3, H, W) in [−1, 1]; latents are (B, C, h, w) float32. `encode`/`decode` is the autoencoder
-    alone; `invert`/`generate` add the generative model. Every method takes any batch size, cuts it into what fits,
-    and gives its result on `device`. At depth 0 `invert` is `encode` and `generate` is `decode`.
+    alone; `invert`/`generate` add the generative model, and cut a batch into what fits. Results are on `device`. At
+    depth 0 `invert` is `encode` and `generate` is `decode`.
 
     Args of `invert` and `generate`:
         captions: one per frame, for a decoder that is conditioned on them (`inversion.prompt: caption`); the others

@@ -1,7 +1,6 @@
 """Training the embedded visual decoder on the clips' own frames."""
 
 import hashlib
-import itertools
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +27,7 @@ from vlfm.words import plural
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
 
-# Enough to fit a basis of a hundred numbers and a small network; a larger data set is sampled, not loaded.
+# Enough to fit a basis of a hundred numbers and a small network: of a larger data set the first clips of each size.
 MAX_FRAMES = 20_000
 CHUNK = 256  # frames that are encoded or decoded at once
 WARMUP = 50  # steps
@@ -130,29 +129,33 @@ def _frames(shards: list[Path], holdout: float, seed: int) -> tuple[FramesBySize
     total = sum(counts)
     if total < 2:
         raise VLFMError(f"{plural(total, 'clip')} cannot train a decoder and be held out as well; give at least 2")
+    sizes: list[Size | None] = []
     available: Counter[Size] = Counter()
     for path, count in zip(shards, counts, strict=True):
-        for clip in itertools.islice(read_clips(path), 1):
-            available[clip.frames.shape[1:3]] += count * len(clip.frames)
+        first = next(read_clips(path), None)
+        sizes.append(first and first.frames.shape[1:3])
+        if first is not None:
+            available[first.frames.shape[1:3]] += count * len(first.frames)
     # Each size gets its share, or the first shards would fill the whole.
     most = {size: MAX_FRAMES * frames / available.total() for size, frames in available.items()}
     order = np.random.default_rng(seed).permutation(total)
-    held = set(order[: max(1, round(holdout * total))].tolist())
-    training: dict[Size, list[torch.Tensor]] = {}
-    held_out: dict[Size, list[torch.Tensor]] = {}
-    position = 0
+    held = set(order[: min(total - 1, max(1, round(holdout * total)))].tolist())
+    parts: dict[bool, dict[Size, list[torch.Tensor]]] = {False: {}, True: {}}  # held out or not
+    taken: Counter[tuple[bool, Size]] = Counter()
     digest = hashlib.sha256()
-    for path in shards:
-        for clip in read_clips(path):
-            size = clip.frames.shape[1:3]
-            out = position in held
-            kept = (held_out if out else training).setdefault(size, [])
-            position += 1
-            if sum(map(len, kept)) < most[size]:
+    position = 0
+    for path, count, size in zip(shards, counts, sizes, strict=True):
+        for place, clip in enumerate(read_clips(path), position):
+            if all(taken[out, size] >= most[size] for out in parts):
+                break  # of a million clips most are never looked at
+            out = place in held
+            if taken[out, size] < most[size]:
                 digest.update(f"{clip.frames.shape} {out}\n".encode())
                 digest.update(clip.frames.data)
-                kept.append(to_tensor(clip.frames))
-    return _joined(training), _joined(held_out), digest.hexdigest()
+                parts[out].setdefault(size, []).append(to_tensor(clip.frames))
+                taken[out, size] += len(clip.frames)
+        position += count
+    return _joined(parts[False]), _joined(parts[True]), digest.hexdigest()
 
 
 def _joined(frames: dict[Size, list[torch.Tensor]]) -> FramesBySize:
@@ -253,7 +256,7 @@ def _optimise(
     model.train()
     bar = progress(range(start, steps), what=what, unit="step")
     for step in bar:
-        loss = loss_of(step, torch.Generator().manual_seed(seed * 1_000_003 + step))
+        loss = loss_of(step, torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -29,7 +29,10 @@ def load_decoder(config: configs.Config, folder: Path, device: torch.device) -> 
         VLFMError: if the folder is of another decoder, or the model is no longer where it was found, or no longer the
             same: the latents of a run are never a mixture.
     """
+    about, remedy = read_json(folder / "decoder.json"), "run `vlfm prepare-decoder` again"
     if config.decoder.name == "embedded":
+        if about["name"] != "embedded":
+            raise VLFMError(f"{folder} is of the decoder {about['name']}, not of an embedded one; {remedy}")
         inversion = config.inversion
         dtype = network_dtype(inversion.precision, device)
         decoder = EmbeddedDecoder.from_pretrained(
@@ -37,8 +40,6 @@ def load_decoder(config: configs.Config, folder: Path, device: torch.device) -> 
         )
         decoder.batch_size = _batch_size(config)
         return decoder.to(device)
-    about = read_json(folder / "decoder.json")
-    remedy = "run `vlfm prepare-decoder` again"
     for key, asked in configs.settings(config, *FOUND).items():
         if about["settings"].get(key) != asked:
             raise VLFMError(f"{folder} was prepared for another {key} than {asked} (it has {about['name']}); {remedy}")

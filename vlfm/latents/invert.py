@@ -261,7 +261,6 @@ def _ledger_row(clip: DecodedClip, result: Result, reason: str) -> LedgerRow:
         status="bad" if reason else "ok",
         reason=reason,
         source=clip.info["source"],
-        row=clip.info.get("row", 0),
         seconds=result.seconds,
         bytes=0 if reason else sum(kept.nbytes for kept in (result.latents, result.null_text) if kept is not None),
     )

@@ -28,6 +28,7 @@ ALIKE = (
     "clips.image",
     "clips.shot_threshold",
     "clips.decoder",
+    "clips.captioner",
     "decoder",
     "text",
 )

@@ -77,7 +77,9 @@ class Checkpoints:
         for stale in self.folder.glob(".step-*.tmp.safetensors"):  # of a process that was killed while writing
             stale.unlink(missing_ok=True)
         save_state(self.path(step), state)
-        for path in self.paths()[: -self._keep]:
+        # Later ones are damaged: training did not go on from them, and will overwrite them.
+        until = [path for path in self.paths() if path <= self.path(step)]
+        for path in until[: -self._keep]:
             path.unlink(missing_ok=True)
 
     def newest(self) -> Any | None:

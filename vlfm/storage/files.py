@@ -1,6 +1,7 @@
 """Files that are there whole or not at all: atomic writes, and JSON."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -14,6 +15,8 @@ from vlfm.errors import VLFMError
 # The process's file mode mask can only be read by setting it: once, while there is no thread that makes a file.
 UMASK = os.umask(0o022)
 os.umask(UMASK)
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # the errors of a full disk, or of a limit on it
 
 
 @contextlib.contextmanager
@@ -37,6 +40,31 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def disk_may_be_full(output: Path) -> Iterator[None]:
+    """Say of a full disk, as a `VLFMError`, what could not be written."""
+    try:
+        yield
+    except OSError as error:
+        if told := full_disk(error, output):
+            raise told from error
+        raise
+
+
+def full_disk(error: OSError, output: Path, finished: str = "what is finished") -> VLFMError | None:
+    """What to say of an error of writing where the disk is full; None where it is another error.
+
+    Args:
+        finished: what the rule goes on after, when it is run again.
+    """
+    if error.errno not in FULL:
+        return None
+    return VLFMError(
+        f"{output} cannot be written ({error.strerror}); free space there and run the rule again, which goes on after "
+        f"{finished}"
+    )
+
+
 def write_bytes(path: Path | str, data: bytes) -> None:
     """Write `data` to `path`, atomically."""
     with atomic_path(path) as temporary:
@@ -48,7 +76,7 @@ def remove_partial(partial: Path) -> None:
     other identities, which nothing will go on with."""
     for folder in partial.parent.glob(f"{partial.name.rpartition('-')[0]}-*"):
         if folder != partial:
-            print(f"removing {folder}: work on this shard under other settings, never finished", file=sys.stderr)
+            print(f"removing {folder}: work under other settings, never finished", file=sys.stderr)
         shutil.rmtree(folder)
 
 

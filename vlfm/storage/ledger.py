@@ -89,16 +89,20 @@ def read_ledger(path: Path | str) -> list[LedgerRow]:
     return [LedgerRow(**row) for row in pq.read_table(path).to_pylist()]
 
 
-def check_share_of_bad(rows: list[LedgerRow], allowed: float, what: str) -> None:
+def check_share_of_bad(rows: list[LedgerRow], allowed: float, what: str, clips: int | None = None) -> None:
     """Fail a unit of work in which too much went wrong.
 
+    Args:
+        clips: how many there are, where `rows` are of some of them; the others are good.
+
     Raises:
-        VLFMError: if more than the `allowed` share of `rows` is bad, or none is good; with the first reasons.
+        VLFMError: if more than the `allowed` share of the clips is bad, or none is good; with the first reasons.
     """
+    clips = len(rows) if clips is None else clips
     bad = [row for row in rows if row.status != "ok"]
-    if rows and (len(bad) > allowed * len(rows) or len(bad) == len(rows)):
+    if clips and (len(bad) > allowed * clips or len(bad) == clips):
         reasons = "\n".join(f"  {row.clip_id or f'row {row.row}'}: {row.reason}" for row in bad[:10])
         raise VLFMError(
-            f"{what}: {len(bad)} of {len(rows)} clips are bad, more than the allowed share {allowed:g} "
+            f"{what}: {len(bad)} of {clips} clips are bad, more than the allowed share {allowed:g} "
             f"(clips.max_bad), or none is left:\n{reasons}"
         )

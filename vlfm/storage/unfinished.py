@@ -1,7 +1,6 @@
 """Pieces of work in progress: safetensors in a folder beside the store, from which a killed job goes on."""
 
 import contextlib
-import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +9,8 @@ import safetensors.torch
 import torch
 
 from vlfm.errors import VLFMError
-from vlfm.storage.files import write_bytes
+from vlfm.storage.files import full_disk, write_bytes
 from vlfm.words import plural
-
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def save(file: Path, tensors: dict[str, torch.Tensor]) -> None:
@@ -44,10 +41,8 @@ def disk_may_be_full(partial: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL:
-            raise
-        kept = len([path for path in partial.glob("[0-9a-f]*.safetensors") if path.stem != "captions"])
-        raise VLFMError(
-            f"{partial.parent} cannot be written ({error.strerror}); free space there and run the rule again, which "
-            f"goes on after {plural(kept, 'finished clip')}, kept in {partial.name}"
-        ) from error
+        kept = len([path for path in partial.glob("[!.]*.safetensors") if path.stem != "captions"])
+        finished = f"{plural(kept, 'finished piece')}, kept in {partial.name}"
+        if told := full_disk(error, partial.parent, finished):
+            raise told from error
+        raise

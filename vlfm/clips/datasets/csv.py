@@ -49,7 +49,7 @@ def _row(path: Path, file: str, captioned: bool, line: int, source: str, values:
     start, end = seconds_of(name, "start", values["start"]), seconds_of(name, "end", values["end"])
     if end is not None and (start or 0.0) >= end:
         raise BadClip(f"{name}: start {start or 0:g} is not before end {end:g}; correct them (seconds)")
-    caption = "" if captioned and not values["caption"] else one_line(values["caption"], name)
+    caption = one_line(values["caption"], name, captioned)
     split = values.get("split") or TRAIN
     if split not in SPLITS:
         raise BadClip(f"{name}: split is {split!r}; write {' or '.join(SPLITS)}, or leave the cell empty for {TRAIN}")

@@ -26,7 +26,7 @@ def read(request: Request) -> Iterator[Row | Bad]:
             if path.stem not in beside[path.parent]:
                 raise BadClip(f"{path} has no video beside it; give one the name {path.stem}.mp4, or another ending")
             video = beside[path.parent][path.stem]
-            caption = one_line(path.read_text("utf-8-sig"), str(path))
+            caption = one_line(path.read_text("utf-8-sig"), str(path), request.captioned)
             yield Row(line, video, None, None, caption, file=path.name, key=path.stem, columns={"name": path.stem})
         except BadClip as error:
             yield Bad(line, str(path), str(error), path.name)

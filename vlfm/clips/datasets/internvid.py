@@ -58,7 +58,7 @@ def _row(request: Request, line: int, file: str, video: str, values: dict[str, A
         place.source,
         place.start,
         place.end,
-        one_line(str(values["Caption"]), video),
+        one_line(str(values["Caption"] or ""), video, request.captioned),
         file=file,
         key=f"{video}_{first}_{last}",
         licence=LICENCE,

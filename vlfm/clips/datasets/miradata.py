@@ -55,7 +55,7 @@ def _row(request: Request, file: str, line: int, video: str, values: dict[str, s
         place.source,
         place.start,
         place.end,
-        one_line(values[request.caption], key),
+        one_line(values[request.caption], key, request.captioned),
         file=file,
         key=key,
         licence=LICENCE,

@@ -75,7 +75,7 @@ def _row(request: Request, listed: "Listing", file: str, line: int, video: str, 
         source or video,
         0.0,
         seconds,
-        one_line(values["caption"], video),
+        one_line(values["caption"], video, request.captioned),
         file=file,
         key=video,
         licence=LICENCE,
@@ -139,11 +139,12 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, str]]:
 
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(1 << 16, columns=["video", "part_id"]):
+            columns = [name for name in ("video", "part_id", "zip") if name in file.schema_arrow.names]
+            for batch in file.iter_batches(1 << 16, columns=columns):
                 for row in batch.to_pylist():
-                    yield row["video"], archive_of(int(row["part_id"]))
-    except (pa.ArrowException, KeyError, OSError, TypeError) as error:
-        raise VLFMError(f"{path} is no listing of OpenVid ({error}); it has the columns video and part_id") from None
+                    yield row["video"], row.get("zip") or archive_of(int(row["part_id"]))
+    except (pa.ArrowException, KeyError, OSError, TypeError, ValueError) as error:
+        raise VLFMError(f"{path} is no listing of OpenVid ({error}); it has video, and part_id or zip") from None
 
 
 def archive_of(part: int) -> str:

@@ -46,7 +46,7 @@ def _row(request: Request, line: int, file: str, name: str, values: dict[str, An
     caption = values.get("cap")
     if isinstance(caption, list):
         caption = caption[0] if caption else ""
-    text = one_line(str(caption or ""), name)
+    text = one_line(str(caption or ""), name, request.captioned)
     stem, dot, ending = name.rpartition(".")
     source = request.videos.find(name, f"{stem}_resize1080p{dot}{ending}")
     frames = _frames(name, values)

@@ -56,7 +56,7 @@ class Choice:
 
 
 def _chance(dataset: str, key: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{dataset}\n{key}".encode()).digest()[:8], "big")
+    return int.from_bytes(hashlib.sha256(f"{dataset}\n{key}".encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
 def _condition(wanted: Sequence[Any]):

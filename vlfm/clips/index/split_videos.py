@@ -10,6 +10,7 @@ from pathlib import Path
 from vlfm import config
 from vlfm.clips.datasets.csv import REQUIRED
 from vlfm.clips.index.cutting import Cutter
+from vlfm.clips.index_files.rows import plain_seconds
 from vlfm.clips.index_files.videos import VIDEOS
 from vlfm.errors import BadClip, VLFMError
 from vlfm.progress import progress
@@ -54,7 +55,7 @@ def split_video(paths: Iterable[Path | str], output_csv: Path, clips: config.Cli
         except BadClip as error:
             reasons.append(str(error))
             continue
-        writer.writerows([str(video), f"{start:.6g}", f"{end:.6g}", ""] for start, end in windows)
+        writer.writerows([str(video), plain_seconds(start), plain_seconds(end), ""] for start, end in windows)
         count += len(windows)
     listed = "\n".join(f"  {reason}" for reason in reasons)
     if not count:

@@ -21,7 +21,7 @@ class Row:
         line: where it stands in its file; in a file of lines, counted from 1.
         source: as the manifest names it.
         start, end: seconds in the source; None for its own start and end.
-        caption: text, never empty.
+        caption: text; empty where a model is to caption the clips (`Request.captioned`).
         split: `train` or `test`.
         file: name of the index file; "" where there is only one.
         key: what the data set calls the row, the same wherever its video lies.
@@ -83,15 +83,19 @@ class Request:
     captioned: bool = False
 
 
-def one_line(text: str, what: str) -> str:
+def one_line(text: str, what: str, may_be_empty: bool = False) -> str:
     """A caption without line breaks and double spaces.
 
+    Args:
+        what: names the row.
+        may_be_empty: whether it is given a caption later, if it has none.
+
     Raises:
-        BadClip: nothing is left of it; `what` names the row.
+        BadClip: nothing is left of it.
     """
     plain = text.isascii() and text.isprintable() and "  " not in text  # most are, and are left as they are
     caption = text.strip() if plain else " ".join(text.split())
-    if not caption:
+    if not caption and not may_be_empty:
         raise BadClip(f"{what}: the caption is empty; write what the window shows")
     return caption
 
@@ -190,8 +194,9 @@ def youtube(video: str, start: float | None = None, end: float | None = None) ->
         raise BadClip(f"{video!r} is no id of a video of YouTube, which has eleven letters, digits, - and _")
     if start is None or end is None:
         return f"{YOUTUBE}{video}"
-    return f"{YOUTUBE}{video}?start={_plain(start)}&end={_plain(end)}"
+    return f"{YOUTUBE}{video}?start={plain_seconds(start)}&end={plain_seconds(end)}"
 
 
-def _plain(seconds: float) -> str:
+def plain_seconds(seconds: float) -> str:
+    """To the microsecond, without zeros at the end: `59`, `0.5`."""
     return f"{seconds:.6f}".rstrip("0").rstrip(".")

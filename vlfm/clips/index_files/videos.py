@@ -48,7 +48,7 @@ class Videos:
         """
         if self.remote and names:
             name = names[0] if _ending(names[0]) else f"{names[0]}.mp4"
-            return f"{self._address}/{urllib.parse.quote(name)}"
+            return f"{self._address}/{urllib.parse.quote(name, errors='surrogatepass')}"
         if self._folder is None:
             return None
         usual = (".mp4", ".mkv", ".webm", ".avi")

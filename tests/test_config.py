@@ -71,7 +71,11 @@ def test_default_file_has_exactly_the_keys_of_the_schema_each_with_a_comment():
             "inversion.null_text guides the way back from inversion.depth, which is 0",
         ),
         ({"training": {"pure_noise": 0.9, "lead_in": 0.2}}, "training.pure_noise"),
+        ({"training": {"processes": 3}}, "accumulate × nodes × processes = 1 × 1 × 3 does not divide"),
+        ({"training": {"clip": float("inf")}}, "training.clip: "),
         ({"evaluation": {"fps": []}}, "evaluation.fps: "),
+        ({"evaluation": {"fps": [1.5, 24]}}, "fps has 1.5, at which a clip of 0.5 s has no frame: ask for 2"),
+        ({"evaluation": {"guidance": 2.0}}, "evaluation.guidance is 2, and training.caption_dropout is 0"),
         ({"seed": "x"}, "seed: "),
     ],
 )

@@ -64,7 +64,7 @@ Condition = Annotated[list[float | str | None], BeforeValidator(_bounds)]
 class Section(BaseModel):
     """Frozen, and a key nobody knows is an error rather than a silent no-op."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Digits(Section):
@@ -415,6 +415,11 @@ class Config(Section):
                 f"flow.order is {self.flow.order}, but a clip has only {frames} frames "
                 "(clips.fps × the shortest clips.duration): a projection cannot have more orders than frames"
             )
+        if min(self.evaluation.fps) * self.clips.shortest < 1 - 1e-6:
+            raise ValueError(
+                f"evaluation.fps has {min(self.evaluation.fps):g}, at which a clip of {self.clips.shortest:g} s has no "
+                f"frame: ask for {1 / self.clips.shortest:g} or more"
+            )
         if self.decoder.name == "embedded":
             # The other decoders say what their latents are when `vlfm prepare-decoder` has read them.
             embedded = self.decoder.embedded
@@ -447,10 +452,17 @@ class Config(Section):
             )
         if self.training.pure_noise + self.training.lead_in > 1:
             raise ValueError("training.pure_noise + training.lead_in is more than 1")
-        if self.training.batch_size % self.training.accumulate:
+        train = self.training
+        if train.batch_size % (train.accumulate * train.nodes * train.processes):
             raise ValueError(
-                f"training.batch_size is {self.training.batch_size}, which training.accumulate = "
-                f"{self.training.accumulate} does not divide"
+                f"training.batch_size is {train.batch_size}, which training.accumulate × nodes × processes = "
+                f"{train.accumulate} × {train.nodes} × {train.processes} does not divide"
+            )
+        if self.evaluation.guidance > 1 and not train.caption_dropout:
+            raise ValueError(
+                f"evaluation.guidance is {self.evaluation.guidance:g}, and training.caption_dropout is 0: guidance "
+                "needs a network that was trained without captions too; set caption_dropout to 0.1 for example, or "
+                "guidance to 1"
             )
         return self
 
@@ -575,8 +587,8 @@ def settings(config: Config, *sections: str) -> dict[str, Any]:
     """The named sections or dotted keys of a configuration, as plain values: what one stage depends on.
 
     A stage's fingerprint and its rule's `params` are made of this, so that a change elsewhere reruns nothing. Keys
-    that change no result (`Training.HOW`) are left out. `inversion.depth` is 0 for an autoencoder, which has none, and
-    at depth 0 `decoder.embedded.steps` is: no noise predictor is trained.
+    that change no result (`Training.HOW`) are left out. For an autoencoder `inversion.depth` counts as 0. At depth 0
+    `decoder.embedded.steps` counts as 0 too, since no noise predictor is trained.
     """
     values = json.loads(config.model_dump_json())
     if config.decoder.name == "autoencoder":

@@ -63,7 +63,7 @@ def _named(given: str, gpus: list[str], names: list[str]) -> dict[str, str]:
 
 
 def share(gpus: Mapping[str, str]) -> None:
-    """Tell the processes that this one starts to take their GPUs from these, by `claim`. None: as if never told."""
+    """Tell the processes that this one starts to take their GPUs from these, by `claim`; no GPUs take that back."""
     os.environ.pop(SHARED, None)
     if gpus:
         os.environ[SHARED] = json.dumps(dict(gpus))

@@ -5,13 +5,27 @@ import time
 from collections.abc import Iterable, Iterator
 
 
-def progress(iterable: Iterable | None = None, *, total: int | None = None, what: str, unit: str = "clip"):
-    """A tqdm bar with ETA on a terminal, silence elsewhere (logs of a cluster job stay readable)."""
+def progress(
+    iterable: Iterable | None = None, *, total: int | None = None, what: str, unit: str = "clip", initial: int = 0
+):
+    """A tqdm bar with ETA on a terminal, silence elsewhere (logs of a cluster job stay readable).
+
+    Args:
+        initial: of the total, done before.
+    """
     from tqdm import tqdm
 
     # The original stream, which a copy into a job's log does not see.
     return tqdm(
-        iterable, total=total, desc=what, unit=unit, disable=None, mininterval=0.5, smoothing=0.1, file=sys.__stderr__
+        iterable,
+        total=total,
+        initial=initial,
+        desc=what,
+        unit=unit,
+        disable=None,
+        mininterval=0.5,
+        smoothing=0.1,
+        file=sys.__stderr__,
     )
 
 

@@ -1,5 +1,6 @@
 """Files that are not what they should be, disks that fill: a clear error or a counted skip, and a good checkpoint."""
 
+import contextlib
 import io
 import json
 import resource
@@ -21,6 +22,7 @@ from vlfm.storage import locks
 from vlfm.storage.checkpoints import Checkpoints, load_state, save_state
 from vlfm.storage.files import write_json
 from vlfm.storage.npy import npy_bytes
+from vlfm.training.log import MetricsLog
 from vlfm.training.loop import train
 from vlfm.training.trainer import Trainer
 
@@ -169,7 +171,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, data, capsys
     capsys.readouterr()
     run(tmp_path, data)
     told = capsys.readouterr().out
-    assert f"warning: {newest} is no checkpoint, or a damaged one" in told and "going on from step 4" in told
+    assert f"warning: {newest} is no checkpoint, or a damaged one" in told and "going on from step 8" in told
     again = (tmp_path / "model" / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes()
     assert again == straight
     assert older.exists()
@@ -181,6 +183,16 @@ def test_a_folder_of_damaged_checkpoints_starts_anew(tmp_path, capsys):
         saved.path(step).write_bytes(b"no checkpoint")
     assert saved.newest() is None
     assert capsys.readouterr().out.count("warning") == 2
+
+
+def test_after_damaged_checkpoints_new_ones_are_kept(tmp_path):
+    saved = Checkpoints(tmp_path, keep=1)
+    saved.path(12).write_bytes(b"no checkpoint")
+    for step in (2, 4):
+        saved.save(step, {"step": step})
+    assert saved.newest()["step"] == 4 and not saved.path(2).exists()
+    saved.save(12, {"step": 12})
+    assert [path.name for path in saved.paths()] == ["step-00000012.safetensors"]
 
 
 FULL = """
@@ -243,6 +255,20 @@ def test_a_disk_that_fills_while_training_is_told_by_the_command(tmp_path, data,
         assert "cannot write" in capsys.readouterr().err
         assert main(arguments) == 0
     assert (tmp_path / "model" / "training.json").exists()
+
+
+def test_what_tensorboard_could_not_write_hides_no_other_error(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    log = MetricsLog(tmp_path / "m.csv", 0, tmp_path / "events")
+    monkeypatch.setattr(log._events, "close", full)
+    with pytest.raises(VLFMError, match="the one that counts"), contextlib.closing(log):
+        raise VLFMError("the one that counts")
+    assert "No space left" in capsys.readouterr().out
+    monkeypatch.setattr("vlfm.training.log.write_bytes", full)
+    with pytest.raises(VLFMError, match=r"cannot write .*m\.csv"):
+        MetricsLog(tmp_path / "m.csv", 0, tmp_path / "events")
 
 
 def test_what_a_killed_writer_left_is_cleared(tmp_path):

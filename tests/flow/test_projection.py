@@ -254,6 +254,15 @@ def test_online_equals_the_matrix(method, order, extra, seed):
     torch.testing.assert_close(online.coefficients, expected, rtol=0, atol=1e-11 * max(1.0, scale) ** 1.5)
 
 
+def test_online_with_a_ridge_needs_no_more_frames_than_the_matrix_does():
+    online = OnlineLeastSquares(LegendreBasis(5, 2.0), 1e-3)
+    times, latents = torch.tensor([0.5, 1.5], dtype=torch.float64), torch.randn(1, 2, 3, dtype=torch.float64)
+    for index, t in enumerate(times.tolist()):
+        online.append(latents[:, index], t)
+    expected = project(latents, quiet_matrix(times, 5, 2.0, "lstsq", 1e-3))
+    torch.testing.assert_close(online.coefficients, expected, rtol=0, atol=1e-9)
+
+
 def test_online_refuses_what_it_cannot_use():
     online = OnlineLeastSquares(LegendreBasis(3, 1.0))
     with pytest.raises(VLFMError, match="no frame yet"):

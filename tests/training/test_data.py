@@ -1,6 +1,8 @@
+import dataclasses
 import io
 import itertools
 import json
+import os
 import tarfile
 
 import numpy as np
@@ -10,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data.model import write_shards
+from vlfm.coefficients.shards import decode, encode
 from vlfm.errors import VLFMError
+from vlfm.storage.files import read_json, write_json
 from vlfm.storage.npy import npy_bytes
 from vlfm.training.data import ShardMoments, read_moments
 from vlfm.training.loader import Clips, batches
@@ -45,9 +49,47 @@ def test_a_batch_holds_what_the_shards_hold(tmp_path, small_config):
     known = {clip.clip_id: clip for clip in made}
     for index, name in enumerate(batch.clip_ids):
         assert np.array_equal(batch.coefficients[index].numpy(), known[name].coefficients)
-        assert np.array_equal(batch.tokens[index].numpy(), known[name].tokens.astype("f2").astype("f4"))
+        assert np.array_equal(batch.tokens[index].numpy(), known[name].tokens)
         assert np.array_equal(batch.mask[index].numpy(), known[name].mask)
     assert batch.duration.tolist() == [0.5] * 7 and batch.num_frames.tolist() == [12] * 7
+
+
+def test_embeddings_keep_the_precision_of_their_store(tmp_path, small_config):
+    made, _, _ = write_shards(tmp_path, small_config, clips=1, shards=1)
+    for tokens, dtype in (
+        (made[0].tokens.astype("f2").astype("f4"), "f2"),
+        (made[0].tokens, "f4"),
+        (made[0].tokens * 1e5, "f4"),  # above what float16 can hold
+    ):
+        sample = encode(dataclasses.replace(made[0], tokens=tokens))
+        assert np.load(io.BytesIO(sample["tokens.npy"])).dtype == dtype
+        assert np.array_equal(decode(sample, "x").tokens, tokens)
+
+
+def test_what_was_observed_is_known_for_each_length(two_sizes):
+    _, _, files = two_sizes
+    for path, observed in zip(files, ((1 / 12, 1.0), (0.1, 0.9), (1 / 24, 1.0), (1 / 24, 1.0)), strict=True):
+        write_json(path, {**read_json(path), "observed": observed})
+    assert read_moments(files).observed == {0.5: (0.1, 0.9), 1.0: (1 / 24, 1.0)}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_no_shard_stays_open(tmp_path, small_config, workers):
+    _, tars, files = write_shards(tmp_path, small_config)
+
+    def open_shards():
+        targets = [
+            os.readlink(f"/proc/self/fd/{number}")
+            for number in os.listdir("/proc/self/fd")
+            if os.path.islink(f"/proc/self/fd/{number}")
+        ]
+        return [target for target in targets if target.startswith(str(tmp_path))]
+
+    source = batches(tars, read_moments(files), 4, 0, workers=workers)
+    next(source)
+    assert bool(open_shards()) == (workers == 0)
+    source.close()
+    assert open_shards() == []
 
 
 def test_every_clip_once_an_epoch_in_changing_order(tmp_path, small_config):

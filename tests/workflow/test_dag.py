@@ -129,7 +129,7 @@ def test_slurm_is_asked_for_as_many_nodes_as_training_takes(tmp_path):
     options = ["--dry-run", "--workflow-profile", ROOT / "workflow" / "profiles" / "slurm", "--quiet", "progress"]
     for change, asked in (
         ("{processes: 4}", {"gpu=4", "nodes=1"}),
-        ("{processes: 4, nodes: 2}", {"gpu=8", "nodes=2", "tasks=2", "mpi=srun", "gres=gpu:4"}),
+        ("{processes: 4, nodes: 2, batch_size: 8}", {"gpu=8", "nodes=2", "tasks=2", "mpi=srun", "gres=gpu:4"}),
     ):
         plan = snakemake(tmp_path, "train", *options, "--config", f"training={change}").stdout
         job = plan.split("rule train_model:")[1].split("resources: ")[1].splitlines()[0].split(", ")

@@ -23,7 +23,7 @@ from vlfm.storage.ledger import LedgerRow, write_ledger
 # coefficients at zero, at every length and rate tried: `benchmarks/slow_sources.py`.
 FEW_FRAMES_RIDGE = 1e-5
 
-VERSION = 4  # of what this module writes; raise it when the same settings give other files
+VERSION = 5  # of what this module writes; raise it when the same settings give other files
 
 
 def project_shard(config: configs.Config, latents: Path, output: Path, moments: Path, ledger: Path) -> None:

@@ -55,11 +55,14 @@ class ClipCaption:
 
 
 def encode(clip: ClipCoefficients) -> dict[str, bytes | str]:
-    """A clip as a webdataset sample; embeddings in float16, since that is how the latent store keeps them."""
+    """A clip as a webdataset sample; embeddings in float16 where that loses nothing, as of a store of float16."""
+    with np.errstate(over="ignore"):
+        half = clip.tokens.astype(np.float16)
+    tokens = half if np.array_equal(half.astype(np.float32), clip.tokens) else clip.tokens.astype(np.float32)
     return {
         "__key__": clip.clip_id,
         "coefficients.npy": npy_bytes(clip.coefficients.astype(np.float32)),
-        "tokens.npy": npy_bytes(clip.tokens.astype(np.float16)),
+        "tokens.npy": npy_bytes(tokens),
         "mask.npy": npy_bytes(clip.mask),
         "json": json.dumps(
             {

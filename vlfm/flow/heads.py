@@ -47,9 +47,7 @@ class VelocityHead:
 
 @dataclass(frozen=True)
 class DirectHead:
-    """The ablation's (Table 1, second row): the network predicts the latent `û_t = F(c, t)`; there is no
-    flow.
-    """
+    """The ablation's (Table 1, second row): the network predicts the latent `û_t = F(c, t)`; there is no flow."""
 
     def out_channels(self, channels: int) -> int:
         return channels
@@ -68,6 +66,3 @@ def closed_form_field(coefficients: Tensor, psi: Tensor, t: Tensor, path: VideoL
     mean, mean_dot = path.scaled_mean(coefficients, t)
     sigma, sigma_dot = path.schedule.sigma(t)
     return per_time(sigma_dot / sigma, mean) * (psi - mean) + mean_dot
-
-
-HEADS = {"coefficients": CoefficientsHead, "velocity": VelocityHead, "direct": DirectHead}

@@ -16,8 +16,7 @@ from vlfm.flow.projection import check_finite, check_ridge
 class OnlineProjection(ABC):
     """What both streams share: frames arrive as (B, *shape) with a time, strictly increasing.
 
-    State is float64 in its s × s part and at least float32, in the latents' dtype and on their device, in the
-    rest.
+    The s × s part of the state is float64. The rest lies on the latents' device, in their dtype, at least float32.
     """
 
     def __init__(self, order: int):
@@ -123,7 +122,7 @@ class OnlineLeastSquares(OnlineProjection):
         return torch.matmul(q.T.to(state), torch.cat([state, frame], 1))
 
     def _solved(self, state: Tensor) -> Tensor:
-        if self.num_frames < self.order:
+        if self.num_frames < self.order and not self.ridge:
             raise VLFMError(
                 f"{self.num_frames} frames do not determine {self.order} coefficients: append at least "
                 f"{self.order - self.num_frames} more or use a lower order"

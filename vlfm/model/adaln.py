@@ -8,6 +8,7 @@ from vlfm.captions.pooling import mean_embedding
 
 # Of the spread of all channels: what a channel that hardly varies over the captions is divided by at least.
 LEAST_SPREAD = 0.01
+SAME = 1e-3  # captions whose spread is a smaller share of their size are all the same, but for rounding
 
 
 class TimeAndCaption(nn.Module):
@@ -33,9 +34,11 @@ class TimeAndCaption(nn.Module):
         """Take E[p] and E[p²] of the mean tokens p of the training's captions, (D,) each."""
         spread = (mean_square - mean.square()).clamp_min(0).sqrt()
         self.mean.copy_(mean)
-        # Captions that are all the same have no spread at all.
-        least = LEAST_SPREAD * (spread.square().mean().sqrt() or mean_square.mean().sqrt())
-        self.spread.copy_(spread.clamp_min(least))
+        typical = spread.square().mean().sqrt()
+        if typical < SAME * mean_square.mean().sqrt():
+            self.spread.fill_(torch.inf)  # there is nothing to tell: no caption is apart from another
+        else:
+            self.spread.copy_(spread.clamp_min(LEAST_SPREAD * typical))
 
     def forward(
         self,

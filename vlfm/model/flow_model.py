@@ -1,6 +1,7 @@
 """A trained network with its flow: caption embeddings and noise → latents of a clip at any times."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -20,6 +21,7 @@ from vlfm.model.transformer import VLFMTransformer
 from vlfm.storage.files import atomic_path, read_json, write_json
 
 EMPTY_CAPTION = "empty_caption.safetensors"
+EVERYWHERE = (0.0, 1.0)
 
 
 @dataclass
@@ -30,7 +32,8 @@ class FlowModel:
         transformer: in evaluation mode.
         flow: basis, order and schedule. fps, durations: of the clips it was trained on, frames a second and seconds.
         empty_caption: tokens (L, D) and mask (L,), for guidance; None if it never saw one.
-        observed: shares of a clip's length between which all training clips of N frames had them.
+        observed: length of a clip, one of `durations` → shares of it between which all training clips of that length
+            that have N frames have them; all of it, for a length that is not there.
         evaluations: of the network for each clip, in the last call of `latents`; a guided one counts twice.
     """
 
@@ -39,7 +42,7 @@ class FlowModel:
     fps: float
     durations: tuple[float, ...]
     empty_caption: Captions | None = None
-    observed: tuple[float, float] = (0.0, 1.0)
+    observed: Mapping[float, tuple[float, float]] = field(default_factory=dict)
     evaluations: int = 0
 
     @classmethod
@@ -48,11 +51,11 @@ class FlowModel:
         config: configs.Config,
         transformer: VLFMTransformer,
         empty_caption: Captions | None = None,
-        observed: tuple[float, float] = (0.0, 1.0),
+        observed: Mapping[float, tuple[float, float]] | None = None,
     ) -> Self:
         """The model of a network trained with this configuration."""
         durations = tuple(transformer.config.durations)
-        return cls(transformer, config.flow, config.clips.fps, durations, empty_caption, observed)
+        return cls(transformer, config.flow, config.clips.fps, durations, empty_caption, observed or {})
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, device: torch.device | str = "cpu") -> Self:
@@ -68,7 +71,7 @@ class FlowModel:
         try:
             flow = configs.Flow(**about["flow"])
             fps, durations = float(about["fps"]), tuple(about["durations"])
-            first, last = about.get("observed", (0.0, 1.0))
+            observed = _read_observed(about.get("observed", EVERYWHERE), durations)
         except (KeyError, TypeError, ValueError) as error:
             raise VLFMError(f"{folder / 'flow.json'} was written by another version ({error}); train again") from error
         transformer = VLFMTransformer.from_pretrained(folder / "transformer", use_safetensors=True)
@@ -77,7 +80,7 @@ class FlowModel:
         if (folder / EMPTY_CAPTION).exists():
             read = load_file(folder / EMPTY_CAPTION)
             empty = read["tokens"], read["mask"]
-        return cls(transformer, flow, fps, durations, empty, (first, last)).to(device)
+        return cls(transformer, flow, fps, durations, empty, observed).to(device)
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write `transformer/`, `flow.json` and, if there is one, the empty caption's embedding."""
@@ -89,7 +92,7 @@ class FlowModel:
                 "flow": self.flow.model_dump(),
                 "fps": self.fps,
                 "durations": list(self.durations),
-                "observed": list(self.observed),
+                "observed": [list(self.observed.get(duration, EVERYWHERE)) for duration in self.durations],
             },
         )
         (folder / EMPTY_CAPTION).unlink(missing_ok=True)
@@ -127,7 +130,8 @@ class FlowModel:
         a frame before it, and a path beyond its data means nothing (D7).
         """
         duration = self._known(duration)
-        return times.clamp(self.observed[0] * duration, self.observed[1] * duration)
+        first, last = self.observed.get(duration, EVERYWHERE)
+        return times.clamp(first * duration, last * duration)
 
     def _known(self, duration: float | None) -> float:
         if duration is None:
@@ -222,6 +226,12 @@ class FlowModel:
         self.evaluations = network.evaluations
         check_finite(coefficients, "the predicted coefficients of", PREDICTION_REMEDY)
         return coefficients
+
+
+def _read_observed(written: Sequence, durations: Sequence[float]) -> dict[float, tuple[float, float]]:
+    """What `flow.json` says: a pair for each length, or, of an older version, one for all."""
+    pairs = written if isinstance(written[0], Sequence) else [written] * len(durations)
+    return {duration: (float(first), float(last)) for duration, (first, last) in zip(durations, pairs, strict=True)}
 
 
 def _integrated(

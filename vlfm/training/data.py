@@ -1,7 +1,8 @@
 """What training reads: the moments of all shards, and batches of clips."""
 
 import math
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from vlfm.errors import VLFMError
+from vlfm.model.flow_model import EVERYWHERE
 from vlfm.storage.files import read_json
 
 ALIKE = ("fingerprint", "caption_channels")  # the same in all shards that belong together
@@ -32,9 +34,6 @@ class ShardMoments:
     num_frames: int
 
 
-EVERYWHERE = (0.0, 1.0)
-
-
 @dataclass(frozen=True)
 class Moments:
     """What the shards say about themselves without being read.
@@ -47,7 +46,7 @@ class Moments:
         caption_channels: D, width of a caption's token embedding.
         fingerprint: of the projection that made them, the same in every shard.
         shards: each shard's own, in the order of the files.
-        observed: shares of T between which the frames of all clips lie that have N frames.
+        observed: T → shares of T between which the frames of all clips of that length lie that have N frames.
     """
 
     clips: int
@@ -58,7 +57,7 @@ class Moments:
     caption_channels: int
     fingerprint: str
     shards: tuple[ShardMoments, ...]
-    observed: tuple[float, float] = EVERYWHERE
+    observed: Mapping[float, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def order(self) -> int:
@@ -129,11 +128,17 @@ def read_moments(paths: list[Path]) -> Moments:
             ShardMoments(part["clips"], tuple(part["shape"]), float(part["duration"]), int(part["num_frames"]))
             for part in parts.values()
         ),
-        (
-            max(part.get("observed", EVERYWHERE)[0] for part in parts.values()),
-            min(part.get("observed", EVERYWHERE)[1] for part in parts.values()),
-        ),
+        _observed(parts.values()),
     )
+
+
+def _observed(parts: Iterable[Mapping[str, Any]]) -> dict[float, tuple[float, float]]:
+    found: dict[float, tuple[float, float]] = {}
+    for part in parts:
+        duration, (first, last) = float(part["duration"]), part.get("observed", EVERYWHERE)
+        begin, end = found.get(duration, EVERYWHERE)
+        found[duration] = max(begin, first), min(end, last)
+    return found
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ GRACE = 30
 
 
 def launched() -> bool:
-    """Whether torchrun, Slurm with its variables, or `launch` started this process as one of several."""
+    """Whether torchrun or `launch` started this process as one of several: both set LOCAL_RANK, Slurm does not."""
     return "LOCAL_RANK" in os.environ
 
 

@@ -40,6 +40,11 @@ class Clips(Dataset):
         except VLFMError as error:
             return error
 
+    def close(self) -> None:
+        """Close the shards that are open in this process."""
+        while self._open:
+            self._open.popitem()[1].close()
+
     def _batch(self, places: Sequence[Place]) -> Batch:
         clips = [self._read(shard, clip) for shard, clip in places]
         about = [self._moments.shards[shard] for shard, _ in places]
@@ -112,8 +117,9 @@ def batches(
         VLFMError: when a shard cannot be read or is not what its moments say; names it.
     """
     order = StepOrder(moments.shards, batch_size, seed)
+    clips = Clips(shards, moments)
     loader = DataLoader(
-        Clips(shards, moments),
+        clips,
         batch_sampler=_Sampler(order, parts or [range(batch_size)], start, stop),
         collate_fn=_as_it_is,
         num_workers=workers,
@@ -122,7 +128,7 @@ def batches(
         worker_init_fn=_leave_signals_to_the_trainer,
         generator=torch.Generator(),  # the loader draws a number for its workers; not from the trainer's
     )
-    with contextlib.closing(_iterate(loader)) as source:
+    with contextlib.closing(clips), contextlib.closing(_iterate(loader)) as source:
         yield from source
 
 

@@ -17,6 +17,9 @@ class MetricsLog:
     Args:
         path: of the CSV. step: that the run goes on from.
         events: folder of the event files.
+
+    Raises:
+        VLFMError: if they cannot be written.
     """
 
     COLUMNS = ("step", "samples", "loss", "gradient", "learning_rate", "skipped")
@@ -32,8 +35,11 @@ class MetricsLog:
             kept = [row for row in rows if re.fullmatch(r"\d+", row[0]) and int(row[0]) <= step]
         text = io.StringIO(newline="")
         csv.writer(text).writerows([self.COLUMNS, *kept])
-        write_bytes(path, text.getvalue().encode())
-        self._events = SummaryWriter(str(events), purge_step=step + 1)
+        try:
+            write_bytes(path, text.getvalue().encode())
+            self._events = SummaryWriter(str(events), purge_step=step + 1)
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     def write(
         self, step: int, samples: int, loss: float, gradient: float, learning_rate: float, skipped: int, **speeds: float
@@ -56,10 +62,17 @@ class MetricsLog:
             for name, value in values.items():
                 self._events.add_scalar(name, value, step)
         except OSError as error:
-            raise VLFMError(
-                f"cannot write {self.path} ({error}); free space, then run the rule again: it goes on from the last "
-                "checkpoint"
-            ) from error
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> VLFMError:
+        return VLFMError(
+            f"cannot write {self.path} ({error}); free space, then run the rule again: it goes on from the last "
+            "checkpoint"
+        )
 
     def close(self) -> None:
-        self._events.close()
+        """Raises nothing, which would stand in for the error that training ends with."""
+        try:
+            self._events.close()
+        except OSError as error:
+            print(f"warning: TensorBoard's events beside {self.path} are not whole ({error})", flush=True)

@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 
 from vlfm import config as configs
+from vlfm.captions.load import caption_encoder_fingerprint
 from vlfm.errors import Stopped, VLFMError
 from vlfm.model.captions import TrainingCaptions
 from vlfm.model.transformer import VLFMTransformer
 from vlfm.progress import Stopwatch, progress
 from vlfm.storage.beside import Beside
 from vlfm.storage.checkpoints import Checkpoints, copied, load_state
-from vlfm.storage.files import write_json
+from vlfm.storage.files import disk_may_be_full, write_json
 from vlfm.storage.fingerprints import fingerprint
 from vlfm.storage.locks import sole_writer
 from vlfm.training.captions import training_captions
@@ -86,6 +87,8 @@ def train(
         with group.together():
             if main:
                 held.enter_context(sole_writer(checkpoints / identity))
+                # What the model's folder will say of it: better missed now than after the last step.
+                encoder = caption_encoder_fingerprint(config) if decoder else None
         saved = Checkpoints(checkpoints / identity, settings.keep)
         _resume(trainer, saved)
         source = batches(
@@ -108,7 +111,7 @@ def train(
                 if main:
                     events = metrics.parent / "tensorboard" / identity
                     log = stack.enter_context(contextlib.closing(MetricsLog(metrics, trainer.step, events)))
-                    bar = progress(total=settings.steps, what="train", unit="step")
+                    bar = progress(total=settings.steps, what="train", unit="step", initial=trainer.step)
                     stack.enter_context(contextlib.closing(bar))
             with group.together():
                 coming = next(batches_ahead, None)
@@ -124,7 +127,7 @@ def train(
                 speed.add(trainer.model, parts[0][0], settings.batch_size, batches_ahead.waited)
                 step, last = trainer.step, trainer.step == settings.steps
                 logging = step % LOG_EVERY == 0 or last
-                saving = (step % settings.checkpoint_every == 0 or stopping) and not last
+                saving = step % settings.checkpoint_every == 0 or stopping
                 showing = settings.preview_every and step % settings.preview_every == 0
                 if logging or saving or showing:
                     loss, gradient = updates.look()
@@ -155,11 +158,12 @@ def train(
                 captions = decoder and _captions(shards, moments, config.seed)
                 with trainer.averaged() as model:
                     empty = trainer.objective.empty_caption
-                    save_model(config, model, output, empty, decoder, moments.observed, captions)
+                    save_model(config, model, output, empty, decoder, moments.observed, captions, encoder)
                 about = {"fingerprint": identity, "steps": trainer.step, "clips": moments.clips}
                 if captions and captions.complete:
                     about["captions"] = len(captions.captions)
-                write_json(output / "training.json", {**about, "skipped": trainer.skipped})
+                with disk_may_be_full(output):
+                    write_json(output / "training.json", {**about, "skipped": trainer.skipped})
                 print(
                     f"{plural(trainer.step, 'step')} of {plural(settings.batch_size, 'clip')}: {speed.report()}",
                     flush=True,
@@ -210,7 +214,7 @@ def _preview(trainer: Trainer, preview: Preview) -> None:
     try:
         with trainer.averaged() as model, torch.no_grad():
             preview(model, trainer.step)
-    except VLFMError as error:
+    except (VLFMError, OSError, torch.OutOfMemoryError) as error:
         print(f"warning: no preview at step {trainer.step}: {error}", flush=True)
 
 

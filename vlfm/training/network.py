@@ -1,5 +1,6 @@
 """The network a run trains: made to the configured size, and saved as a folder."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from vlfm.model.captions import TrainingCaptions
 from vlfm.model.flow_model import Captions, FlowModel
 from vlfm.model.transformer import VLFMTransformer
 from vlfm.pipeline import write_pipeline
-from vlfm.training.data import EVERYWHERE, Moments
+from vlfm.training.data import Moments
 from vlfm.training.objective import velocity_rms
 
 
@@ -63,8 +64,9 @@ def save_model(
     output: Path,
     empty_caption: Captions | None = None,
     decoder: Path | None = None,
-    observed: tuple[float, float] = EVERYWHERE,
+    observed: Mapping[float, tuple[float, float]] | None = None,
     captions: TrainingCaptions | None = None,
+    caption_encoder: str | None = None,
 ) -> None:
     """Write the trained network, the flow's settings and the empty caption it knows to the folder `output`,
     diffusers-style; with the folder of a visual decoder, as a whole that `VLFMPipeline` reads, with the captions of
@@ -78,6 +80,6 @@ def save_model(
         if decoder is None:
             flow.save_pretrained(output)
         else:
-            write_pipeline(output, flow, config, decoder, captions=captions)
+            write_pipeline(output, flow, config, decoder, caption_encoder, captions)
     except (OSError, SafetensorError) as error:
         raise VLFMError(f"cannot write {output} ({error}); free space, then run the rule again") from error

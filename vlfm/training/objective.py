@@ -75,12 +75,12 @@ class Objective:
             shape: (C, h, w) of the latents.
         """
         settings, seed = self.config.training, self.config.seed
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
         kinds, uniform = sample_kinds(settings.batch_size, settings.pure_noise, settings.lead_in, generator)
         uncaptioned = torch.rand(settings.batch_size, generator=generator) < settings.caption_dropout
         noise = torch.empty(len(positions), *shape)
         for index, position in enumerate(positions):
-            generator.manual_seed((seed * 1_000_003 + step) * 65_537 + 1 + position)
+            generator.manual_seed(((seed * 1_000_003 + step) * 65_537 + 1 + position) % 2**63)
             noise[index].normal_(generator=generator)
         chosen = list(positions)
         return Draw(noise, kinds[chosen], uniform[chosen], uncaptioned[chosen])
@@ -91,9 +91,9 @@ class Objective:
         """The loss of each clip, (B,).
 
         `coefficients`: the Parseval loss, in units of the latents' mean square. `direct`: the error of H g(t) in the
-        same units, whose mean over the span of the basis is the former. `velocity`: the error of dψ/dt, in units of
-        those latents a frame interval: there σ̇ is of order 1, whatever the frame rate, and so is what is added to σ̇²
-        where `training.weighting` divides by it.
+        same units, whose mean over the span of the basis is the former. `velocity`: the error of dψ/dt per frame
+        interval, in those units. There σ̇ is of order 1 at any frame rate, like the 1 that `training.weighting` adds to
+        σ̇² before it divides.
 
         Args:
             model: called as `VLFMTransformer` is; it may be wrapped.
@@ -111,7 +111,8 @@ class Objective:
             return parseval(prediction, coefficients, reduction="none")
         if head == "direct":
             return velocity_mse(prediction, path.mean(coefficients, t)[0], reduction="none")
-        interval = torch.as_tensor(path.schedule.lead_in, dtype=t.dtype, device=t.device).expand_as(t)
+        lead = path.schedule.lead_in
+        interval = lead.to(t.dtype).expand_as(t) if isinstance(lead, torch.Tensor) else torch.full_like(t, lead)
         sigma_dot = sample.sigma_dot * interval if settings.weighting == "inverse_energy" else None
         target = sample.velocity * interval.reshape(-1, *(1,) * (sample.velocity.ndim - 1))
         return velocity_mse(prediction / self.config.clips.fps, target, sigma_dot, reduction="none")
@@ -119,8 +120,8 @@ class Objective:
     def _path(self, batch: Batch) -> VideoLatentPath | PathPerClip:
         if len(self.durations) == 1:
             return VideoLatentPath(self.bases[0], self.schedules[0])
-        known = torch.tensor(self.durations, device=batch.duration.device)
-        which = (batch.duration[:, None] - known).abs().argmin(1)
+        # No tensor of the lengths: to copy one to a GPU would wait for it, at every step.
+        which = torch.stack([(batch.duration - known).abs() for known in self.durations]).argmin(0)
         return PathPerClip(BasisPerClip(self.bases, which), SchedulePerClip(self.schedules, which))
 
     def _captions(self, batch: Batch, draw: Draw) -> Captions:

@@ -1,6 +1,6 @@
 """Videos of what a network makes of some captions while it is being trained."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ def make_preview(
     captions: Sequence[str],
     output: Path,
     device: torch.device,
-    observed: tuple[float, float] = (0.0, 1.0),
+    observed: Mapping[float, tuple[float, float]] | None = None,
 ) -> Callable[[VLFMTransformer, int], None]:
     """What `vlfm.training.loop.train` calls with the network and the step: it writes `output/step-00000100.mp4`.
 
@@ -37,8 +37,8 @@ def make_preview(
 
     def preview(network: VLFMTransformer, step: int) -> None:
         if not loaded:
-            loaded["captions"] = load_caption_encoder(config, device).encode(captions)
-            loaded["decoder"] = load_decoder(config, decoder, device)
+            embedded = load_caption_encoder(config, device).encode(captions)
+            loaded.update(captions=embedded, decoder=load_decoder(config, decoder, device))  # both, or neither
         embedded, visual = loaded["captions"], loaded["decoder"].to(device)
         training = network.training
         model = FlowModel.of(config, network.eval(), observed=observed)

@@ -1,5 +1,6 @@
 """How fast a run is, and how fast it could be."""
 
+import re
 import time
 from functools import cache
 
@@ -10,8 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from vlfm.model.transformer import VLFMTransformer
 from vlfm.training.data import Batch
 
-# Dense bfloat16, FLOP/s, from the makers' data sheets; the first name that the device's contains.
+# Dense bfloat16, FLOP/s, from the makers' data sheets; the first that stands in the device's name as a word.
 PEAKS = {
+    "GB200": 2250e12,
     "B200": 2250e12,
     "GH200": 989e12,
     "H200": 989e12,
@@ -22,6 +24,7 @@ PEAKS = {
     "A100": 312e12,
     "A800": 312e12,
     "L40S": 362e12,
+    "L40": 181e12,
     "L4": 121e12,
     "A10": 125e12,
     "RTX 4090": 165e12,
@@ -39,7 +42,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
         name = torch.cuda.get_device_name(device)
         for known, peak in PEAKS.items():
-            if known in name:
+            if re.search(rf"\b{known}\b", name):
                 return peak
     return best_product(device, dtype)
 

@@ -151,7 +151,7 @@ class Trainer:
         settings = self.config.training
         # Nothing in the network draws from the global generator but dropout, where a backbone has it. Seeded anew at
         # each step, it needs no saving.
-        torch.manual_seed((self.config.seed * 1_000_003 + self.step) * 65_537 + self.rank)
+        torch.manual_seed(((self.config.seed * 1_000_003 + self.step) * 65_537 + self.rank) % 2**63)
         self.optimizer.zero_grad(set_to_none=True)
         share = settings.batch_size / self.accelerator.num_processes
         total = torch.zeros((), device=self.device)

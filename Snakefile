@@ -32,7 +32,7 @@ else:
     include: "workflow/rules/taken.smk"
 
 
-include: "workflow/rules/captions.smk"
+include: "workflow/rules/empty_caption.smk"
 include: "workflow/rules/coefficients.smk"
 include: "workflow/rules/training.smk"
 include: "workflow/rules/evaluation.smk"

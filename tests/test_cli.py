@@ -3,6 +3,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 from tests.conftest import SMALL, make_config
 from vlfm import config as configs
@@ -26,6 +27,20 @@ def test_errors_are_one_message_and_status_one(tmp_path, capsys):
     message = capsys.readouterr().err
     assert message.startswith("vlfm train: ") and "no configuration at" in message and "Traceback" not in message
     assert log.read_text() == message
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(["--device", "gpu"], "there is no such device"), (["--device", "cuda:9"], "PyTorch sees no GPU here"),
+     (["--threads", "0"], "give a number from 1 up")],
+)  # fmt: skip
+def test_devices_and_threads_that_are_none(tmp_path, capsys, options, said):
+    if "cuda" in options[1] and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    configs.save(make_config(**SMALL), tmp_path / "c.yaml")
+    command = ["empty-caption", "--config", str(tmp_path / "c.yaml"), "--output", str(tmp_path / "e.safetensors")]
+    assert main([*command, *options]) == 1
+    assert said in capsys.readouterr().err
 
 
 def test_an_unforeseen_error_leaves_its_traceback_in_the_log(tmp_path, monkeypatch):

@@ -69,6 +69,20 @@ def test_single_jobs(measured):
     assert longer.seconds == pytest.approx(360) and longer.unlike == ()
 
 
+def test_a_training_that_was_stopped_was_not_measured(measured):
+    """Its benchmark has the seconds of its last part."""
+    (measured / "logs").mkdir()
+    (measured / "logs" / "train.log").write_text("going on from step 200\n")
+    assert lines(measured, [10, 30])["train"].seconds is None
+
+
+def test_captioning_is_forecast_where_a_model_is_named(measured):
+    assert "caption" not in lines(measured, [100])
+    benchmark(measured / "benchmarks" / "caption" / "00000.tsv", 20)
+    benchmark(measured / "benchmarks" / "caption" / "00001.tsv", 60)
+    assert lines(measured, [100], clips={"captioner": "owner/blip"})["caption"].seconds == pytest.approx(200)
+
+
 def test_the_measured_run_itself(measured):
     found = lines(measured, [10, 30])
     assert found["decode"].bytes == 40 * 1010 and found["decode"].seconds_a_job == pytest.approx(5 + 0.5 * 20)

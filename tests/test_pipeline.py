@@ -103,7 +103,7 @@ def test_a_shorter_video_is_the_beginning_of_a_longer_one(pipeline):
 
 def test_beyond_what_was_observed_the_first_and_last_picture_hold(folder):
     pipeline = VLFMPipeline.from_pretrained(folder)
-    pipeline.flow.observed = (0.3, 0.8)
+    pipeline.flow.observed = {max(pipeline.flow.durations): (0.3, 0.8)}
     video = pipeline(PROMPT, num_frames=10, generator=seeded(), output_type="pt").frames[0]
     assert torch.equal(video[0], video[1]) and torch.equal(video[7], video[9])
     assert not torch.equal(video[2], video[3]) and not torch.equal(video[6], video[7])
@@ -111,10 +111,14 @@ def test_beyond_what_was_observed_the_first_and_last_picture_hold(folder):
 
 def test_what_was_observed_is_kept(folder, tmp_path):
     model = FlowModel.from_pretrained(folder)
-    assert model.observed == (0.0, 1.0)
-    model.observed = (0.1, 0.95)
+    assert set(model.observed.values()) == {(0.0, 1.0)}
+    observed = {duration: (0.1, 1 - duration / 10) for duration in model.durations}
+    model.observed = observed
     model.save_pretrained(tmp_path)
-    assert FlowModel.from_pretrained(tmp_path).observed == (0.1, 0.95)
+    assert len(observed) > 1 and FlowModel.from_pretrained(tmp_path).observed == observed
+    about = read_json(tmp_path / "flow.json")
+    write_json(tmp_path / "flow.json", {**about, "observed": [0.1, 0.9]})  # one for all lengths, as once
+    assert set(FlowModel.from_pretrained(tmp_path).observed.values()) == {(0.1, 0.9)}
 
 
 def test_steps_and_guidance_reach_the_network(pipeline):
@@ -200,6 +204,14 @@ def test_saved_again_it_is_the_same(pipeline, tmp_path):
         assert np.array_equal(first, again(PROMPT, generator=seeded()).frames)
     assert not (tmp_path / "copy" / "caption_encoder").exists()
     assert (tmp_path / "whole" / "caption_encoder" / "model.safetensors").exists()
+
+
+def test_saved_onto_itself_a_whole_model_stays_whole(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path / "whole", full=True)
+    before = read_json(tmp_path / "whole" / "pipeline.json")
+    again = VLFMPipeline.from_pretrained(tmp_path / "whole")
+    again.save_pretrained(tmp_path / "whole")
+    assert read_json(tmp_path / "whole" / "pipeline.json") == before and before["copies"]
 
 
 @pytest.fixture
@@ -346,6 +358,17 @@ def test_preview_shows_the_network_as_it_is(config, folder, tmp_path):
         assert about["size"] == (48, 24) and len(frames) == 12
         videos.append(np.stack([np.frombuffer(frame, np.uint8) for frame in frames]))
     assert np.abs(videos[0].astype(int) - videos[1]).mean() > 1
+
+
+def test_a_preview_that_cannot_be_made_is_tried_again(config, folder, tmp_path):
+    preview = make_preview(config, tmp_path / "decoder", [PROMPT], tmp_path, torch.device("cpu"))
+    network = model_of(config, 8, 4, 384).transformer
+    for step in (1, 2):
+        with pytest.raises(VLFMError, match=r"decoder\.json is missing"):
+            preview(network, step)
+    shutil.copytree(folder / "decoder", tmp_path / "decoder")
+    preview(network, 3)
+    assert (tmp_path / "step-00000003.mp4").exists()
 
 
 def test_pipeline_json_is_readable(folder):

@@ -4,7 +4,6 @@ Nothing is guessed: a smaller run of the same settings was measured, by the benc
 files that it left. Its numbers are scaled by the number of clips.
 """
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 
 from vlfm import config as configs
 from vlfm.errors import VLFMError
+from vlfm.storage.benchmarks import read_benchmark, resumed_step
 from vlfm.storage.files import read_json
 from vlfm.words import bytes_in_words, seconds_in_words, table_in_words
 
@@ -55,6 +55,7 @@ PATHS = (*LATENTS, "flow.basis", "flow.order")
 STAGES = (
     Stage("index", "index", ("clips/manifest.parquet", "clips/shards.json"), FRAMES[:3], 1, gpu=False, grows=True),
     Stage("decode", "decode", ("clips/{shard}.tar", "clips/{shard}.ledger.parquet"), FRAMES, 1, gpu=False),
+    Stage("caption", "caption", ("clips/captions/{shard}.ledger.parquet",), (*FRAMES, "clips.captioner")),
     Stage("prepare decoder", "prepare_decoder", ("decoder",), (*FRAMES, "decoder")),
     Stage("invert", "invert", ("latents/{shard}.zarr", "latents/{shard}.ledger.parquet"), LATENTS),
     Stage(
@@ -112,7 +113,7 @@ def forecast(
         cores, gpus: of the machines it will run on, which work as fast as the measured one's.
 
     Returns:
-        A line for each of `STAGES`.
+        A line for each of `STAGES`, for captioning only where a model is named.
 
     Raises:
         VLFMError: if `measured` is not the results of a run.
@@ -127,7 +128,8 @@ def forecast(
             "these settings first, and give its results folder"
         ) from None
     own = configs.load(measured / "config.yaml")
-    return [_forecast(stage, config, own, list(shards), sizes, measured, cores, gpus) for stage in STAGES]
+    stages = [stage for stage in STAGES if stage.rule != "caption" or config.clips.captioner]
+    return [_forecast(stage, config, own, list(shards), sizes, measured, cores, gpus) for stage in stages]
 
 
 def planned(plan: Path, clips: int | None, shard_size: int) -> list[int]:
@@ -180,8 +182,10 @@ def _forecast(
 
 
 def _seconds(stage: Stage, measured: Path, sizes: Mapping[str, int]) -> list[tuple[int, float]]:
-    """Clips and seconds of the jobs that were measured."""
+    """Clips and seconds of the jobs that were measured; none of a training that was stopped and went on."""
     folder = measured / "benchmarks"
+    if stage.rule == "train" and resumed_step(measured):
+        return []
     if not stage.sharded:
         path = folder / f"{stage.rule}.tsv"
         return [(sum(sizes.values()), _read(path))] if path.is_file() else []
@@ -191,11 +195,7 @@ def _seconds(stage: Stage, measured: Path, sizes: Mapping[str, int]) -> list[tup
 
 def _read(path: Path) -> float:
     """The seconds in a benchmark of Snakemake's."""
-    try:
-        with path.open(newline="") as file:
-            return float(next(csv.DictReader(file, delimiter="\t"))["s"])
-    except (KeyError, ValueError, StopIteration) as error:
-        raise VLFMError(f"{path} is not a benchmark of Snakemake's ({error}); remove it") from None
+    return sum(float(row["s"]) for row in read_benchmark(path))
 
 
 def _line(runs: list[tuple[int, float]]) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """Captions → video files: `vlfm generate`.
 
-What can be refused is refused before torch is imported and a model is read.
+What can be refused without the model is refused before torch is imported and the model is read.
 """
 
 import contextlib

@@ -124,11 +124,12 @@ class VLFMPipeline:
                 were not trained here stay references (an embedded decoder is small and always copied).
         """
         folder = Path(folder)
+        ours = read_json(self.folder / "pipeline.json")  # which is written over, if it is the same folder
         decoder = self.folder / "decoder"
         write_pipeline(folder, self.flow, self.config, decoder, self.encoder.fingerprint, self.captions)
-        if full or read_json(self.folder / "pipeline.json")["copies"]:
+        if full or ours["copies"]:
             about = read_json(folder / "pipeline.json")
-            write_json(folder / "pipeline.json", {**about, "copies": self._copy_parts(folder)})
+            write_json(folder / "pipeline.json", {**about, "copies": self._copy_parts(folder, ours)})
 
     @property
     def device(self) -> torch.device:
@@ -181,9 +182,10 @@ class VLFMPipeline:
                 is the beginning of the next longer one's: things move as fast as they do there. Beyond the longest
                 nothing was learnt (D7), and it is refused.
             height, width: of the frames, pixels; by default the first size the model was trained on.
-            num_inference_steps: for the head `coefficients` network evaluations a video: 1 shows the average of what a
-                caption stands for, 8 draw one of several clips. For `velocity`, solver steps between two frames of the
-                training rate. By default `evaluation.steps`, or `evaluation.solver_steps`, of the model's training.
+            num_inference_steps: of sampling, for the head `coefficients` a network evaluation each, two with guidance:
+                1 shows the average of what a caption stands for, 4 or more draw one of several clips. For `velocity`,
+                solver steps between two frames of the training rate. By default `evaluation.steps`, or
+                `evaluation.solver_steps`, of the model's training.
             guidance_scale: of classifier-free guidance; above 1 needs a model trained with `training.caption_dropout`.
                 By default `evaluation.guidance` of the model's training.
             generator: of the noise, one or one a prompt: the same gives the same videos.
@@ -273,7 +275,8 @@ class VLFMPipeline:
 
     def _latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
         own = self.config.clips.sizes[0]
-        shape = self.decoder.latent_shape(height or own[0], width or own[1])
+        height, width = height or own[0], width or own[1]
+        shape = self.decoder.latent_shape(height, width)
         patch = self.flow.transformer.config.patch
         if shape[1] % patch or shape[2] % patch:
             raise VLFMError(
@@ -282,10 +285,14 @@ class VLFMPipeline:
             )
         return shape
 
-    def _copy_parts(self, folder: Path) -> dict[str, Any]:
-        """Copy what was found elsewhere into the folder, and say where it now lies."""
+    def _copy_parts(self, folder: Path, ours: dict[str, Any]) -> dict[str, Any]:
+        """Copy what was found elsewhere into the folder, and say where it now lies.
+
+        Args:
+            ours: what this pipeline's own folder says of itself.
+        """
         copies = {}
-        source = _decoder_source(self.config, self.folder, read_json(self.folder / "pipeline.json"))
+        source = _decoder_source(self.config, self.folder, ours)
         if source is not None:
             model, vae, parts = source
             for part in parts:

@@ -124,8 +124,8 @@ class Run:
         wanted, found = set(clip_ids), {}
         for shard in self.shards:
             if wanted & set(self.stores[shard].clip_ids):
-                clips = read_clips(self.results / "clips" / f"{shard}.tar")
-                found |= {clip.clip_id: clip for clip in clips if clip.clip_id in wanted}
+                clips = read_clips(self.results / "clips" / f"{shard}.tar", wanted)
+                found |= {clip.clip_id: clip for clip in clips}
         if missing := wanted - found.keys():
             raise VLFMError(
                 f"clip {min(missing)} has latents but no frames in {self.results / 'clips'}; decode it again"

@@ -12,7 +12,7 @@ from tests.conftest import ROOT, make_config
 from vlfm import config as configs
 from vlfm.cli import main
 from vlfm.operations.doctor.check import Check, in_words
-from vlfm.operations.doctor.gpus import check_gpus
+from vlfm.operations.doctor.gpus import _check_seen, check_gpus
 from vlfm.operations.doctor.machine import batches_ahead, check_disk, check_shared_memory
 from vlfm.operations.doctor.models import check_configuration
 from vlfm.operations.doctor.packages import check_packages, read_constraints
@@ -96,6 +96,15 @@ def test_gpus_that_torch_does_not_see(tmp_path, monkeypatch):
     assert unseen.verdict == "warning" and "install a torch with CUDA" in unseen.remedy
     program(tmp_path, "nvidia-smi", "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18")
     assert "Driver/library version mismatch" in named(check_gpus())["driver"].found
+
+
+def test_why_torch_sees_fewer_gpus_than_there_are(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (found,) = _check_seen(torch, "torch", "built for CUDA", 0, 2)
+    assert "MIG" in found.remedy and "unset" not in found.remedy
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    (found,) = _check_seen(torch, "torch", "built for CUDA", 0, 2)
+    assert found.remedy == "CUDA_VISIBLE_DEVICES is 1; unset it to use all"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")

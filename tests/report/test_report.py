@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -129,6 +130,38 @@ def test_where_clips_share_captions_no_video_is_held_against_one_of_them(run, tm
     assert "PSNR, generated from captions" not in text and "PSNR, the path" in text
     assert "4 clips learnt of 2 captions" in text and "Here several clips share a caption." in text
     assert "4 clips learnt 1 network evaluation" in Page(page).text and "share a caption" not in Page(page).text
+
+
+def test_a_training_that_was_stopped_is_timed_by_its_last_part(run, tmp_path):
+    def stopped(results):
+        (results / "logs").mkdir()
+        (results / "logs" / "train.log").write_text("going on from step 9\n")
+
+    assert "48 samples, the last 12 of them in 6 s: 2.0 samples a second" in rewritten(run, tmp_path, stopped).text
+
+
+def test_ledgers_of_the_run_that_latents_come_from_are_read(run, tmp_path):
+    _, results = run
+
+    def taken(mine):
+        values = yaml.safe_load((results / "config.yaml").read_text())
+        (mine / "config.yaml").write_text(yaml.safe_dump({**values, "latents_from": str(results)}))
+        for path in mine.rglob("*.ledger.parquet"):
+            path.unlink()
+
+    def gone(mine):
+        for path in mine.rglob("*.ledger.parquet"):
+            path.unlink()
+
+    assert BAD in rewritten(run, tmp_path / "a", taken).text
+    text = rewritten(run, tmp_path / "b", gone).text
+    assert BAD not in text and "No ledger of clips is here." in text and "No clip was bad" not in text
+
+
+def test_the_ledger_is_not_missed_where_it_cannot_be(run):
+    config, _ = run
+    other = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"fps": [8.0, 12.0]})})
+    assert "ledger" not in write._missing(other, []) and "ledger" in write._missing(config, [])
 
 
 def test_experiments_that_have_not_run_are_named(run, tmp_path, page):

@@ -154,6 +154,15 @@ def test_a_pause_is_held_and_not_faded_through():
     assert len(np.unique(slow)) > 5
 
 
+def test_a_film_that_goes_on_more_slowly_is_interpolated_again():
+    """A screen recording of 60 frames a second that goes on with 10."""
+    frames = np.arange(0, 250, 5, dtype=np.uint8)[:, None, None, None] * np.ones(SHAPE, np.uint8)
+    times = np.concatenate([np.arange(20) / 60, 19 / 60 + np.arange(1, 31) / 10])
+    made = run(frames, times, 60, rate=60)
+    late = made[-60:, 0, 0, 0]
+    assert len(np.unique(late)) > 40, "held, it would show eleven pictures in this second"
+
+
 @pytest.mark.parametrize("window", [3, 5, 8, 16])
 def test_memory_does_not_grow_with_length(window):
     held = []
@@ -221,3 +230,10 @@ def test_a_polynomial_tail_that_explodes_is_refused():
 def test_nonsense_is_refused(change, said):
     with pytest.raises(VLFMError, match=said):
         PathSettings(**change)
+
+
+def test_paths_without_an_order_suit_any_window():
+    for kind in ("motion", "linear"):
+        assert PathSettings(kind, window=4).order == 5
+    with pytest.raises(VLFMError, match="order 5 does not suit windows of 4 frames"):
+        PathSettings("hybrid", window=4)

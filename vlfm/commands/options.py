@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vlfm.errors import VLFMError
+
 PLAN = "results/clips/shards.json"
 
 
@@ -105,7 +107,14 @@ def start_device(arguments: argparse.Namespace, deterministic: bool = True):
     name = arguments.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise VLFMError(f"--device {name}: there is no such device; give auto, cpu, cuda or cuda:1") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise VLFMError(f"--device {name}: PyTorch sees no GPU here; `vlfm doctor` says why. Give cpu, or auto")
+    if arguments.threads < 1:
+        raise VLFMError(f"--threads is {arguments.threads}: give a number from 1 up")
     torch.set_num_threads(arguments.threads)
     torch.use_deterministic_algorithms(deterministic or device.type == "cpu", warn_only=True)
     # A debugging aid that comes with the line above and costs a pass over every new tensor.

@@ -56,7 +56,7 @@ def _add_extrapolate(commands: Commands) -> None:
         "one clip's length it goes on from what it made, and errors add up",
     )
     sub.add_argument("--caption", help="with --model: what happens after the video's end")
-    sub.add_argument("--guidance", type=float, default=1.0, help="with --model, as for `vlfm generate`")
+    sub.add_argument("--guidance", type=float, help="with --model, as for `vlfm generate`")
     sub.add_argument("--seed", type=int, default=0, help="with --model, as for `vlfm generate`")
 
 
@@ -156,7 +156,8 @@ def _add_generate(commands: Commands) -> None:
     sub.add_argument("--model", type=Path, default=Path("results/model"), help="default results/model")
     sub.add_argument(
         "--fps",
-        help="frames a second: 16, 29.97, 60000/1001, or 2x the model's clips'; default theirs. Any costs the same",
+        help="frames a second: 16, 29.97, 60000/1001, or 2x the model's clips'; default theirs. For any the head "
+        "coefficients is asked as often",
     )
     sub.add_argument(
         "--seconds",
@@ -169,8 +170,9 @@ def _add_generate(commands: Commands) -> None:
     sub.add_argument(
         "--steps",
         type=int,
-        help="network evaluations a video: 1 for the average of what a caption stands for, 8 to draw one of several "
-        "clips; for the head velocity, solver steps a frame. Default what the model's evaluation.steps says",
+        help="of sampling, a network evaluation each, two with guidance: 1 for the average of what a caption stands "
+        "for, 4 or more to draw one of several clips; for the head velocity, solver steps a frame. Default what the "
+        "model's evaluation.steps says",
     )
     sub.add_argument(
         "--guidance",

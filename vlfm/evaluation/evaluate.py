@@ -1,8 +1,7 @@
-"""The evaluation stage: every clip rendered from its caption, and scored where each stage loses quality."""
+"""The evaluation stage: some clips of each split rendered from their captions, and scored after each stage."""
 
 import csv
 import io
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from vlfm.model.flow_model import FlowModel
 from vlfm.model.rendering import clip_noise, nearest_frames, shown_times
 from vlfm.progress import progress
 from vlfm.splits import LABELS, SPLITS, TRAIN, splits_met
-from vlfm.storage.files import read_json, write_bytes, write_json
+from vlfm.storage.files import read_json, remove_partial, write_bytes, write_json
 from vlfm.storage.fingerprints import fingerprint
 from vlfm.storage.locks import sole_writer
 from vlfm.storage.pictures import contact_sheet, write_mp4, write_png
@@ -91,9 +90,10 @@ def evaluate(
             for example in _examples(results, shard, clip_ids):
                 clip_id = example.clip.clip_id
                 done = partial / f"{clip_id}.json"
-                if not done.exists():
-                    write_json(done, _evaluate_clip(config, example, model, decoder, videos))
-                record = read_json(done)
+                record = _finished(done, example, videos)
+                if record is None:
+                    record = _evaluate_clip(config, example, model, decoder, videos)
+                    write_json(done, record)
                 rows += [{**row, "split": split_of[shard]} for row in record["rows"]]
                 entries.append({**record["entry"], "split": split_of[shard]})
                 bar.update(1)
@@ -105,7 +105,7 @@ def evaluate(
         writer.writerows(rows)
         write_json(videos / "index.json", {"fingerprint": identity, "clips": entries})
         write_bytes(output, text.getvalue().encode())
-        shutil.rmtree(partial)
+        remove_partial(partial)
     _tell(rows, config.clips.fps)
 
 
@@ -125,14 +125,22 @@ def _examples(results: Path, shard: str, clip_ids: list[str]):
     """The chosen clips of a shard, joined across the stores by clip id."""
     wanted = set(clip_ids)
     store = LatentStore(results / "latents" / f"{shard}.zarr")
-    coefficients = read_shard(results / "coefficients" / f"{shard}.tar")
-    projected = {clip.clip_id: clip for clip in coefficients if clip.clip_id in wanted}
-    for clip in read_clips(results / "clips" / f"{shard}.tar"):
-        if clip.clip_id not in wanted:
-            continue
+    coefficients = read_shard(results / "coefficients" / f"{shard}.tar", wanted)
+    projected = {clip.clip_id: clip for clip in coefficients}
+    for clip in read_clips(results / "clips" / f"{shard}.tar", wanted):
         if clip.clip_id not in projected:
             raise VLFMError(f"clip {clip.clip_id} has latents but no coefficients in shard {shard}; project it again")
         yield Example(clip, store[clip.clip_id], projected[clip.clip_id])
+
+
+def _finished(done: Path, example: Example, videos: Path) -> dict | None:
+    """What a job that was killed said of a clip; None where its caption is another now, or files of it are gone."""
+    if not done.exists():
+        return None
+    record = read_json(done)
+    entry = record["entry"]
+    whole = all((videos / name).exists() for name in (entry["sheet"], *entry["videos"].values()))
+    return record if whole and entry["caption"] == example.clip.caption else None
 
 
 def _evaluate_clip(

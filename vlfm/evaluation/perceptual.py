@@ -57,7 +57,7 @@ def load_lpips(
 
     Raises:
         VLFMError: if the weights are missing or are others, with how to get them; when measuring, for pictures
-            below 35 pixels a side, in which AlexNet has no room.
+            below 31 pixels a side, in which AlexNet has no room.
     """
     folder = Path(folder)
     if reason := missing(folder).get("lpips"):
@@ -82,8 +82,8 @@ def load_lpips(
 
     @torch.no_grad()
     def lpips(frames: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-        if min(truth.shape[-2:]) < 35:
-            raise VLFMError(f"LPIPS needs pictures of 35 pixels a side or more; they are {tuple(truth.shape[-2:])}")
+        if min(truth.shape[-2:]) < 31:
+            raise VLFMError(f"LPIPS needs pictures of 31 pixels a side or more; they are {tuple(truth.shape[-2:])}")
         total = torch.zeros(len(truth), device=device)
         for index, (ours, theirs) in enumerate(zip(features(frames), features(truth), strict=True)):
             difference = functional.conv2d((ours - theirs).square(), weights[f"lin{index}.model.1.weight"])

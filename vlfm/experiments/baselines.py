@@ -116,8 +116,9 @@ def train_one(run: Run, output: Path, name: str, seed: int) -> None:
     seconds = round(watch.seconds, 1) if whole else None
     model = FlowModel.from_pretrained(folder / "model", run.device)
     jury, rows = Jury(run), []
+    its = replace(run, config=trained.config)
     for sampling in sampling_steps(run.config, name):
-        source = generated(replace(run, config=trained.config), model, name, sampling)
+        source = generated(its, model, name, sampling)
         for split in jury.splits:
             scores = jury.row(split, source)
             about = {"variant": name, "seed": seed, "split": split, "sampling": sampling}
@@ -145,10 +146,7 @@ def generated(run: Run, model: FlowModel, name: str, sampling: int | None) -> So
     """What a variant makes of captions, in so many steps of sampling."""
     if name == ALL_FRAMES:
         return all_frames.generated(run, model, sampling)
-    if name == "velocity":
-        settings = run.config.evaluation.model_copy(update={"solver_steps": sampling})
-        run = replace(run, config=run.config.model_copy(update={"evaluation": settings}))
-    return sources.generated(run, model, sampling)
+    return sources.generated(run, model, sampling, solver_steps=sampling if name == "velocity" else None)
 
 
 def label(name: str, sampling: int | None) -> str:
@@ -184,9 +182,9 @@ def run(run: Run, output: Path) -> None:
     best = headline(rows)
     caption = (
         f"{plural(len(seeds), 'seed')} of each variant, trained for {prepared['seconds']:g} s on "
-        f"{plural(prepared['threads'], 'thread')} of one machine ({prepared['device']}); means over seeds, small the "
-        f"least and the largest. {best.title.capitalize()}, {LABELS[jury.splits[-1]]} captions, each in the steps of "
-        "sampling that suit it best: "
+        f"{plural(prepared['threads'], 'thread')} of one machine ({prepared['device']}); means over seeds, in "
+        "small print the least and the largest. "
+        f"{best.title.capitalize()}, {LABELS[jury.splits[-1]]} captions, each at its best number of sampling steps: "
         + "; ".join(
             f"{label(row['variant'], row.get('sampling'))} {row[best.name]:.0%}"
             + (f" in {plural(row['evaluations'], 'evaluation')}" if row.get("evaluations") else "")

@@ -2,8 +2,9 @@
 
 The truth is the run's own clips, thinned out, and a generated scene, whose frames are known at any instant. Methods
 on pixels, on autoencoder latents and on inverted latents stand in one table. `truth` in a space is what the decoder
-makes of the true frames: nothing in that space can be expected to be better, and the distance to `truth` on pixels is
-the decoder's share of what a method in that space loses.
+makes of the true frames: nothing in that space can be expected to be better, unless it carries along what the decoder
+lost (`motion, encoded + residual`). The distance to `truth` on pixels is the decoder's share of what a method in that
+space loses.
 
 Paths are of the run's order, but at most of what n given frames carry between them (`carried`). Demo, Legendre, 6 of
 12 frames given, dB on autoencoder and inverted latents:

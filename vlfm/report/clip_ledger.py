@@ -1,10 +1,12 @@
 """What happened to every clip, gathered from the ledgers that the stages left."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vlfm import config as configs
 from vlfm.errors import VLFMError
 from vlfm.splits import SPLITS, splits_met
 from vlfm.storage import manifest
@@ -40,9 +42,20 @@ def read_splits(results: Path) -> dict[str, str]:
 
 
 def read_rows(results: Path) -> list[LedgerRow]:
-    """All rows of all ledgers of a run, in the order of the stages."""
-    paths = [path for pattern in LEDGERS.values() for path in sorted(results.glob(pattern))]
+    """All rows of all ledgers of a run, in the order of the stages. Where `latents_from` took clips and latents from
+    another run, that run's ledgers tell of them."""
+    made_in = _made_in(results)
+    folders = {stage: results if stage == "project" else made_in for stage in LEDGERS}
+    paths = [path for stage, pattern in LEDGERS.items() for path in sorted(folders[stage].glob(pattern))]
     return [row for path in paths for row in read_ledger(path)]
+
+
+def _made_in(results: Path) -> Path:
+    """The results folder in which a run's clips and latents were made."""
+    with contextlib.suppress(VLFMError):  # none is there, or an older version's
+        taken = configs.load(results / "config.yaml").latents_from
+        return results if taken is None else results.parent / taken
+    return results
 
 
 def summarise(rows: list[LedgerRow], splits: Mapping[str, str] | None = None) -> list[StageSummary]:
@@ -84,4 +97,5 @@ def print_ledger(results: Path, bad: bool = False) -> None:
     if bad:
         for row in rows:
             if row.status != "ok":
-                print(f"{row.stage} row {row.row} {row.clip_id} {row.source}: {row.reason}")
+                where = f" row {row.row}" if row.row else ""
+                print(f"{row.stage}{where} {row.clip_id} {row.source}: {row.reason}")

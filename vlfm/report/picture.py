@@ -136,7 +136,7 @@ def _write_title(block: Image.Image, title: str) -> None:
 def _frames(path: Path) -> np.ndarray:
     """uint8 (K, H, W, 3)."""
     if not path.exists():
-        raise VLFMError(f"{path} is missing; remove the index.json beside it and run `vlfm evaluate` again")
+        raise VLFMError(f"{path} is missing; remove the index.json beside it and run its rule again")
     reader = imageio_ffmpeg.read_frames(str(path))
     width, height = next(reader)["size"]
     return np.stack([np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader])

@@ -13,7 +13,7 @@ def settings_in_words(
     """What a run was told, a sentence a stage.
 
     Args:
-        decoder, training: what its decoder and its training say of themselves. splits: of its shards.
+        decoder, training: what its decoder and its training say of themselves. splits: of its clips.
     """
     clips, flow, model, train = config.clips, config.flow, config.model, config.training
     lengths = " and ".join(f"{duration:g}" for duration in clips.durations)

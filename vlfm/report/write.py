@@ -22,6 +22,7 @@ from vlfm.report.embedded_videos import Group, Library
 from vlfm.report.settings import evaluations_in_words, settings_in_words
 from vlfm.report.tables import Table, from_rows, make_table, split_in_words
 from vlfm.splits import LABELS, TEST, TRAIN, splits_met
+from vlfm.storage.benchmarks import benchmark_seconds, read_benchmark, resumed_step
 from vlfm.storage.files import read_json, write_bytes
 from vlfm.storage.ledger import LedgerRow
 from vlfm.storage.tables import read_table
@@ -51,6 +52,7 @@ JOBS = (
     "make_digits",
     "index",
     "decode",
+    "caption",
     "prepare_decoder",
     "encode_empty_caption",
     "invert",
@@ -137,11 +139,11 @@ def write_report(config: configs.Config, results: Path, output: Path) -> None:
         clips=clips,
         count=len(entries),
         experiments=[experiment for experiment in experiments if experiment.name != "ledger"],
-        missing=[name for name in EXPERIMENTS if name not in {experiment.name for experiment in experiments}],
+        missing=_missing(config, experiments),
         theory=theory,
         loss=loss,
-        speed=_training_speed(config, training, results / "benchmarks" / "train.tsv"),
-        jobs=_jobs(results, rows, training["steps"] * config.training.batch_size, len(entries)),
+        speed=_training_speed(config, training, results),
+        jobs=_jobs(results, rows, _timed_samples(config, training, results), len(entries)),
         clip_ledger=_clip_ledger(rows, splits),
         bad=_bad(rows),
         config=configs.as_yaml(config),
@@ -405,21 +407,27 @@ def _loss_curve(metrics: Path) -> str:
     return svg(figure, "loss")
 
 
-def _training_speed(config: configs.Config, training: dict, benchmark: Path) -> str:
-    samples = training["steps"] * config.training.batch_size
-    if not benchmark.exists():
+def _missing(config: configs.Config, experiments: list[Experiment]) -> list[str]:
+    """The experiments that the workflow would run and that are not there."""
+    there = {experiment.name for experiment in experiments}
+    if config.clips.fps not in config.evaluation.fps:
+        there.add("ledger")  # which needs the clips' own rate
+    return [name for name in EXPERIMENTS if name not in there]
+
+
+def _timed_samples(config: configs.Config, training: dict, results: Path) -> int:
+    """Samples seen in the seconds of training's benchmark, which are those since it last went on."""
+    return (training["steps"] - (resumed_step(results) or 0)) * config.training.batch_size
+
+
+def _training_speed(config: configs.Config, training: dict, results: Path) -> str:
+    samples, timed = training["steps"] * config.training.batch_size, _timed_samples(config, training, results)
+    seconds = benchmark_seconds(results / "benchmarks" / "train.tsv")
+    if seconds is None or not timed:
         return f"{samples} samples."
-    seconds = sum(float(row["s"]) for row in _benchmark(benchmark))
-    return (
-        f"{samples} samples in {_time(seconds)}: {samples / max(seconds, 1e-9):.1f} samples a second, start included."
-    )
-
-
-def _benchmark(path: Path) -> list[dict[str, str]]:
-    import csv
-
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t"))
+    these = "" if timed == samples else f", the last {timed} of them"
+    rate = timed / max(seconds, 1e-9)
+    return f"{samples} samples{these} in {_time(seconds)}: {rate:.1f} samples a second, start included."
 
 
 def _jobs(results: Path, ledger: list[LedgerRow], samples: int, evaluated: int) -> Table | None:
@@ -427,7 +435,7 @@ def _jobs(results: Path, ledger: list[LedgerRow], samples: int, evaluated: int) 
     folder = results / "benchmarks"
     stages: dict[str, list[dict[str, str]]] = defaultdict(list)
     for path in sorted(folder.rglob("*.tsv")):
-        stages[path.relative_to(folder).with_suffix("").parts[0]] += _benchmark(path)
+        stages[path.relative_to(folder).with_suffix("").parts[0]] += read_benchmark(path)
     stages.pop("report", None)
     if not stages:
         return None

@@ -61,9 +61,7 @@ def load_groups(results: Path, shards: list[str], decoder: VisualDecoder, limit:
         store = LatentStore(results / "latents" / f"{shard}.zarr")
         wanted = set(store.clip_ids[:left])
         left -= len(wanted)
-        for clip in read_clips(results / "clips" / f"{shard}.tar"):
-            if clip.clip_id not in wanted:
-                continue
+        for clip in read_clips(results / "clips" / f"{shard}.tar", wanted):
             entry = store[clip.clip_id]
             if not np.isfinite(entry.latents).all():
                 print(f"clip {clip.clip_id} is left out: its latents are not finite; invert it again")

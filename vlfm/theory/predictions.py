@@ -14,12 +14,23 @@ from vlfm.theory.groups import ClipGroup
 
 
 def predict_coefficients(config: configs.Config, groups: list[ClipGroup], model: FlowModel) -> list[Tensor]:
-    """Ĥ of every clip from its caption, (B, C, h, w, s) a group: the path projected through what the model renders."""
-    predicted = []
+    """Ĥ of every clip from its caption, (B, C, h, w, s) a group: the path projected through what the model renders with
+    the settings of `evaluation`."""
+    settings, predicted = config.evaluation, []
     for group in groups:
         noise = torch.stack([clip_noise(name, config.seed, group.latents.shape[2:]) for name in group.clip_ids])
         rendered = [
-            model.latents(tokens, mask, z, group.times, config.evaluation.steps, duration=config.clips.longest).cpu()
+            model.latents(
+                tokens,
+                mask,
+                z,
+                group.times,
+                settings.steps,
+                duration=config.clips.longest,
+                guidance=settings.guidance,
+                solver=settings.solver,
+                solver_steps=settings.solver_steps,
+            ).cpu()
             for tokens, mask, z in zip(group.tokens.split(16), group.mask.split(16), noise.split(16), strict=True)
         ]
         weights = projection_matrix(group.times, clip_basis(config, config.clips.longest))

@@ -37,12 +37,13 @@ class ModelSettings:
 
     Attributes:
         folder: of a trained model. caption: what happens after the film's end.
-        guidance: see `FlowModel.latents`. seed: of the noise, 0 or more.
+        guidance: see `FlowModel.latents`; None is `evaluation.guidance` of the model's training.
+        seed: of the noise, 0 or more.
     """
 
     folder: Path
     caption: str
-    guidance: float = 1.0
+    guidance: float | None = None
     seed: int = 0
 
     def __post_init__(self):
@@ -71,6 +72,8 @@ class Continuation:
     def __init__(self, pipeline: VLFMPipeline, settings: ModelSettings, size: tuple[int, int], aspect: float = 1.0):
         flow = pipeline.flow
         self._pipeline, self._settings, self._path = pipeline, settings, flow.path()
+        own = pipeline.config.evaluation.guidance
+        self._guidance = own if settings.guidance is None else settings.guidance
         head = flow.transformer.config.head
         if head != "coefficients":
             raise VLFMError(f"{settings.folder} has the head {head}; only the head coefficients goes on from a frame")
@@ -125,7 +128,7 @@ class Continuation:
         self._coefficients = self._pipeline.flow.coefficients_from(
             *(self._captions.tokens, self._captions.mask),
             *(latents, noise, self._path.schedule.lead_in),
-            guidance=self._settings.guidance,
+            guidance=self._guidance,
         )
         self._rest = np.float32(0)
         self._rest = picture - next(self._pictures(np.zeros(1)))

@@ -58,7 +58,7 @@ class PathSettings:
         if self.basis not in BASES:
             raise VLFMError(f"unknown basis {self.basis!r}; there are {', '.join(BASES)}")
         most = BASES[self.basis].safe_order(self.window)
-        if not 1 <= self.order <= most:
+        if self.kind in ("hybrid", "projected") and not 1 <= self.order <= most:
             raise VLFMError(
                 f"order {self.order} does not suit windows of {self.window} frames: it may be 1 to {most} "
                 f"{BASES[self.basis].plural}, beyond which a path swings between the frames; lower the order or widen "
@@ -141,12 +141,11 @@ class Resampler:
     def push(self, shown: float, frame: np.ndarray, cut: bool = False) -> Iterator[np.ndarray]:
         """Take the next frame. cut: it begins a new shot."""
         if self._times:
-            gap = shown - self._times[-1]
-            if cut or gap > PAUSE * self.interval:
+            gap, pause = shown - self._times[-1], PAUSE * self.interval
+            if cut or gap > pause:
                 yield from self._finish_shot(shown - self._tolerance)
                 self._begin()
-            if not gap > PAUSE * self.interval:
-                self._gaps.append(gap)
+            self._gaps.append(min(gap, pause))  # a film that goes on more slowly is soon no pause any more
         if not self._times:
             self.shots += 1
         self._times.append(shown)
@@ -184,9 +183,10 @@ class Resampler:
         """The frames at the instants, up to `BATCH` at a time."""
         if tail == "motion" and len(times) > 1:
             last, previous = times[-1], times[-2]
+            motion = self._motion or Motion()
             for start in range(0, len(instants), BATCH):
                 ahead = (instants[start : start + BATCH] - last) / (last - previous)
-                yield (self._motion or Motion()).onward(*map(self._space.frame, items[-2:]), ahead)
+                yield motion.onward(*map(self._space.frame, items[-2:]), ahead)
             return
         tail = "hold" if tail == "motion" else tail
         lines = np.eye(len(times))[-1:]

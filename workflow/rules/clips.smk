@@ -109,8 +109,8 @@ if CAPTIONED:
             settings=settings("clips.captioner"),
         threads: threads_for()
         resources:
-            mem_mb=16000,
-            runtime=240,
+            mem_mb=growing(16000),
+            runtime=growing(240),
             gpu=1,
         conda:
             "../../envs/vlfm.yaml"

@@ -36,12 +36,15 @@ def threads_for(gpus=1):
     return 16 if GPUS < 2 or cores is None else max(1, min(16, cores * gpus // GPUS))
 
 
+# How a network is asked for clips.
+SAMPLING = ["evaluation.steps", "evaluation.solver", "evaluation.solver_steps", "evaluation.guidance"]
+
 # What every subcommand reads: on this machine, wherever results are stored.
 CONFIG_FILE = "results/config.yaml"
 
 
 wildcard_constraints:
-    shard=r"\d{5}",
+    shard=r"\d{5,}",
 
 
 def settings(*sections):

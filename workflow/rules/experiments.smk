@@ -4,7 +4,6 @@ EXPERIMENTS = ["interpolation", "extrapolation", "order", "ledger", "ablation", 
 if CONFIG.clips.fps not in CONFIG.evaluation.fps:
     # The stages it compares are scored at the clips' own rate.
     EXPERIMENTS.remove("ledger")
-SAMPLING = ["evaluation.steps", "evaluation.solver", "evaluation.solver_steps", "evaluation.guidance"]
 HEADS = ["velocity", "direct", "coefficients"]
 VARIANTS = [*HEADS, "all-frames"]
 SEEDS = sorted(set(CONFIG.experiments.baseline_seeds))

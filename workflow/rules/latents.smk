@@ -1,6 +1,8 @@
 # Decoded clips → visual decoder → latents by inversion.
 
 TRAINED = CONFIG.decoder.name == "embedded"  # on the clips; any other decoder is found, and waits for none
+# FOUND of vlfm/decoders/load.py; sizes are only checked against it.
+FOUND = ["decoder.name", "decoder.model", "decoder.vae"]
 
 
 rule prepare_decoder:
@@ -15,7 +17,7 @@ rule prepare_decoder:
         "results/benchmarks/prepare_decoder.tsv"
     params:
         config=CONFIG_FILE,
-        settings=settings("decoder", "seed") if TRAINED else settings("decoder", "clips.size"),
+        settings=settings("decoder", "seed") if TRAINED else settings(*FOUND, "clips.size"),
         results=results_folder,
     threads: threads_for()
     resources:

@@ -31,6 +31,7 @@ ALIKE = settings(
     "clips.image",
     "clips.shot_threshold",
     "clips.decoder",
+    "clips.captioner",
     "decoder",
     "text",
 )

@@ -21,7 +21,7 @@ rule measure_theory:
         "results/benchmarks/theory.tsv"
     params:
         config=CONFIG_FILE,
-        settings=settings("flow", "clips.fps", "clips.duration", "evaluation.steps", "seed"),
+        settings=settings("flow", "clips.fps", "clips.duration", *SAMPLING, "seed"),
         results=results_folder,
     threads: threads_for()
     resources:

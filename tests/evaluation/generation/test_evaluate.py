@@ -200,6 +200,9 @@ def test_jobs_are_of_one_shard_and_one_kind(results, monkeypatch):
     found = list(jobs(videos))
     assert sorted(map(len, found)) == [1, 1, 4, 4, 4, 4] and all(len({v.place[0] for v in job}) == 1 for job in found)
     assert {video.place for job in found for video in job} == {video.place for video in videos}
+    store = run.stores["00000"]
+    monkeypatch.setattr(resumable, "BYTES", 2 * 3 * store.num_frames * store.height * store.width)
+    assert max(len(job) for job in jobs(videos)) == 2
     monkeypatch.setattr(resumable, "BYTES", 1)
     assert [len(job) for job in jobs(videos)] == [1] * 18
 

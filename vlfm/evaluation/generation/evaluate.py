@@ -1,27 +1,24 @@
 """The stage that makes videos of captions, held-out ones first, and judges them: `results/eval/generation.csv`."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from vlfm.clips.shards import read_clips
 from vlfm.evaluation.generation import examples, sources
-from vlfm.evaluation.generation.copying import TrainingClips, pixel_vectors
+from vlfm.evaluation.generation.copying import TrainingClips
 from vlfm.evaluation.generation.fit_judges import load_judges
 from vlfm.evaluation.generation.prompts import Prompt, Sample, embeddings_of
 from vlfm.evaluation.generation.resumable import Made, Method, Workshop
 from vlfm.evaluation.generation.scoring import Reference, score
 from vlfm.evaluation.generation.sources import Video
-from vlfm.progress import with_progress
+from vlfm.evaluation.generation.training_clips import training_clips
 from vlfm.run import Run
 from vlfm.splits import LABELS, TEST, TRAIN
 from vlfm.spread import spread
 from vlfm.storage import unfinished
-from vlfm.storage.files import write_json
+from vlfm.storage.files import remove_partial, write_json
 from vlfm.storage.locks import sole_writer
 from vlfm.storage.pictures import write_png
 from vlfm.storage.tables import Row, write_table
@@ -73,12 +70,12 @@ def evaluate_generation(run: Run, output: Path) -> None:
         model=True,
         judges=judges.fingerprint,
         training=sample.training,
-        clips=[prompt.true for prompts in asked.values() for prompt in prompts],
+        clips=[[prompt.caption, prompt.true] for prompts in asked.values() for prompt in prompts],
     )
     partial = folder / f".partial-{identity}"
     with sole_writer(folder), unfinished.disk_may_be_full(partial):
         partial.mkdir(parents=True, exist_ok=True)
-        training = _training(sample, partial)
+        training = training_clips(sample, partial)
         parts = []
         for split, prompts in asked.items():
             films = spread(prompts, examples.CAPTIONS[split] if len(asked) > 1 else max(examples.CAPTIONS.values()))
@@ -92,7 +89,7 @@ def evaluate_generation(run: Run, output: Path) -> None:
             if path.name not in names:
                 path.unlink()
         write_json(folder / "index.json", {"fingerprint": identity, "groups": groups})
-        shutil.rmtree(partial)
+        remove_partial(partial)
     for row in rows:
         print(_told(row))
 
@@ -104,24 +101,6 @@ class _Part:
     rows: list[Row]
     groups: list[dict]
     strips: list[tuple[str, list[np.ndarray]]]
-
-
-def _training(sample: Sample, partial: Path) -> TrainingClips | None:
-    """The training clips as pixels, and what is usual between them; None with fewer than two."""
-    vectors, captions = [], []
-    for shard, ids in with_progress(sample.training.items(), "training clips"):
-        path = partial / f"training-{shard}.safetensors"
-        if not path.exists():
-            clips = read_clips(sample.run.results / "clips" / f"{shard}.tar", set(ids))
-            seen = [pixel_vectors([clip.evenly()], aligned=True) for clip in clips]
-            unfinished.save(path, {"pixels": torch.from_numpy(np.concatenate(seen))})
-        vectors.append(unfinished.load(path, "pixels")["pixels"].numpy())
-        store = sample.run.stores[shard]
-        told = dict(zip(store.clip_ids, store.captions, strict=True))
-        captions += [told[clip_id] for clip_id in ids]
-    if len(captions) < 2:
-        return None
-    return TrainingClips.of(np.concatenate(vectors), captions, sample.run.config.seed)
 
 
 def _evaluate_split(run: Run, shop: Workshop, prompts: Sequence[Prompt], training: TrainingClips | None) -> _Part:

@@ -25,7 +25,7 @@ from vlfm.evaluation.generation.pretrained import PretrainedFeatures
 from vlfm.evaluation.generation.subset import enough_shards, sampled_clips
 from vlfm.evaluation.generation.trained import FeatureSettings, TrainedFeatures
 from vlfm.progress import progress
-from vlfm.storage.files import read_json, write_json
+from vlfm.storage.files import read_json, remove_partial, write_json
 from vlfm.storage.fingerprints import fingerprint
 from vlfm.storage.locks import sole_writer
 
@@ -86,7 +86,7 @@ def fit_judges(
             output / "judges.json",
             {"fingerprint": identity, "clips": len(captions), "features": trained, "digits": digits},
         )
-        shutil.rmtree(partial)
+        remove_partial(partial)
 
 
 def load_judges(config: configs.Config, folder: Path, device: torch.device) -> Judges:

@@ -42,8 +42,8 @@ class Prompt:
     nearest: tuple[Place, ...] = ()
 
     @property
-    def kind(self) -> tuple[float, tuple[int, ...], int, int]:
-        """Clips alike in this lie in one batch: seconds, latents (N, C, h, w), pixels."""
+    def kind(self) -> tuple[float, int, tuple[int, ...], int, int]:
+        """Clips alike in this lie in one batch: seconds, frames, latents (C, h, w) of one, height, width in pixels."""
         return _kind(self.store)
 
 
@@ -132,5 +132,5 @@ def _means(embeddings: Iterable[tuple[np.ndarray, np.ndarray]]) -> torch.Tensor:
     )
 
 
-def _kind(store: LatentStore) -> tuple[float, tuple[int, ...], int, int]:
-    return store.duration, store.shape, store.height, store.width
+def _kind(store: LatentStore) -> tuple[float, int, tuple[int, ...], int, int]:
+    return store.duration, store.num_frames, store.shape, store.height, store.width

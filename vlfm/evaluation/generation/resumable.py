@@ -137,7 +137,7 @@ def jobs(videos: Sequence[Video]) -> Iterator[list[Video]]:
 
     for _, members in groupby(sorted(videos, key=alike), alike):
         same = list(members)
-        _, (frames, *_), height, width = same[0].prompt.kind
+        _, frames, _, height, width = same[0].prompt.kind
         count = max(1, min(AT_ONCE, BYTES // (3 * prod((frames, height, width)))))
         for start in range(0, len(same), count):
             yield same[start : start + count]

@@ -40,13 +40,16 @@ class Video:
 Source = Callable[[Sequence[Video]], list[np.ndarray]]
 
 
-def generated(run: Run, model: FlowModel | None = None, steps: int | None = None) -> Source:
+def generated(
+    run: Run, model: FlowModel | None = None, steps: int | None = None, solver_steps: int | None = None
+) -> Source:
     """What a model (by default the run's) makes of captions, with the settings of `evaluation`.
 
     Noise is a function of the caption, the number and the configuration's seed alone.
 
     Args:
-        steps: network evaluations of the head `coefficients`; by default `evaluation.steps`.
+        steps: of sampling, for the head `coefficients`; by default `evaluation.steps`.
+        solver_steps: between two frames, for the head `velocity`; by default `evaluation.solver_steps`.
     """
     model, settings = model or run.model, run.config.evaluation
 
@@ -64,7 +67,7 @@ def generated(run: Run, model: FlowModel | None = None, steps: int | None = None
             duration=store.duration,
             guidance=settings.guidance,
             solver=settings.solver,
-            solver_steps=settings.solver_steps,
+            solver_steps=solver_steps or settings.solver_steps,
         )
         captions = [video.prompt.caption for video in videos for _ in times]
         frames = to_uint8(run.decoder.generate(latents.flatten(0, 1), captions))

@@ -1,7 +1,6 @@
 """What the experiments share: tables, figures, videos, and going on where one stopped."""
 
 import contextlib
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 
 from vlfm.frames import to_uint8
-from vlfm.storage.files import read_json, write_bytes, write_json
+from vlfm.storage.files import read_json, remove_partial, write_bytes, write_json
 from vlfm.storage.locks import sole_writer
 from vlfm.storage.pictures import write_mp4
 from vlfm.storage.tables import Row, write_table
@@ -37,7 +36,7 @@ def cached(folder: Path, identity: str) -> Iterator[Callable[..., Any]]:
             return read_json(path)
 
         yield measured
-        shutil.rmtree(partial)
+        remove_partial(partial)
 
 
 def concatenate(records: Iterable[dict]) -> tuple[list[Row], list[dict]]:

@@ -5,18 +5,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
-from vlfm.clips.shards import read_clips
 from vlfm.errors import VLFMError
 from vlfm.evaluation.generation import sources
-from vlfm.evaluation.generation.copying import TrainingClips, pixel_vectors
+from vlfm.evaluation.generation.copying import TrainingClips
 from vlfm.evaluation.generation.fit_judges import load_judges
 from vlfm.evaluation.generation.judges import Judges, Viewed
 from vlfm.evaluation.generation.prompts import Prompt, Sample, embeddings_of
 from vlfm.evaluation.generation.resumable import jobs
 from vlfm.evaluation.generation.scoring import COLUMNS, NUMBERS, SHARES, Reference, score
 from vlfm.evaluation.generation.sources import Source, Video
+from vlfm.evaluation.generation.training_clips import training_clips
 from vlfm.evaluation.means import number
 from vlfm.experiments.shared.common import write_videos
 from vlfm.run import Run
@@ -148,14 +146,9 @@ class Jury:
         return self._references[split]
 
     @cached_property
-    def _training(self) -> TrainingClips:
+    def _training(self) -> TrainingClips | None:
         """The training clips that may have been copied."""
-        vectors, captions = [], []
-        for shard, ids in self._sample.training.items():
-            for clip in read_clips(self.run.results / "clips" / f"{shard}.tar", set(ids)):
-                vectors.append(pixel_vectors([clip.evenly()], aligned=True))
-                captions.append(clip.caption)
-        return TrainingClips.of(np.concatenate(vectors), captions)
+        return training_clips(self._sample)
 
 
 def side_by_side(entries: Sequence[Sequence[dict]]) -> list[dict]:

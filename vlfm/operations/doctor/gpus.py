@@ -61,7 +61,12 @@ def check_gpus(wanted: int = 1) -> Iterator[Check]:
 
 def _check_seen(torch, name: str, built: str, seen: int, there: int) -> Iterator[Check]:
     if there > seen:
-        remedy = f"CUDA_VISIBLE_DEVICES is {os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}; unset it to use all"
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        remedy = (
+            "see nvidia-smi: a GPU may be cut into parts (MIG), or its compute mode forbid it"
+            if visible is None
+            else f"CUDA_VISIBLE_DEVICES is {visible}; unset it to use all"
+        )
         yield Check(PART, name, f"{built}; sees {seen} of {plural(there, 'GPU')}", "warning", remedy)
     else:
         yield Check(PART, name, f"{built}; sees {plural(seen, 'GPU')}")

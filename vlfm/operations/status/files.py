@@ -1,7 +1,6 @@
 """Looking into a folder that somebody else is writing to: what vanishes meanwhile is not there."""
 
 import contextlib
-import csv
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -37,14 +36,6 @@ def files_within(folder: Path, suffix: str) -> Iterator[tuple[str, float, int]]:
                     with contextlib.suppress(FileNotFoundError):
                         about = entry.stat()
                         yield before + entry.name, about.st_mtime, about.st_size
-
-
-def benchmark_seconds(path: Path) -> float | None:
-    """The seconds in a benchmark of Snakemake's; None where it is not there, or not whole yet."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError, KeyError, ValueError, StopIteration):
-        with path.open(newline="") as file:
-            return float(next(csv.DictReader(file, delimiter="\t"))["s"])
-    return None
 
 
 def count_bad(ledgers: Iterable[Path]) -> dict[Path, int]:

@@ -8,11 +8,12 @@ from typing import Any
 
 from vlfm import config as configs
 from vlfm.errors import VLFMError
-from vlfm.operations.status.files import benchmark_seconds, changed, count_bad, names
+from vlfm.operations.status.files import changed, count_bad, names
 from vlfm.operations.status.jobs import job_of
 from vlfm.operations.status.training import read_steps
 from vlfm.operations.status.workflow import Workflow
 from vlfm.splits import TEST, shards_of, splits_of
+from vlfm.storage.benchmarks import benchmark_seconds
 from vlfm.storage.files import read_json
 
 LATEST = 64  # jobs that tell a stage's rate: those that ended last

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from vlfm.errors import VLFMError
-from vlfm.operations.status.files import benchmark_seconds, changed, names
+from vlfm.operations.status.files import changed, names
+from vlfm.storage.benchmarks import benchmark_seconds, resumed_step
 from vlfm.storage.files import read_json
 from vlfm.training.log import MetricsLog
 
 CHECKPOINT = re.compile(r"step-(\d{8})\.safetensors")
-RESUMED = re.compile(r"^going on from step (\d+)$", re.MULTILINE)
 EVENTS = re.compile(r"events\.out\.tfevents\.(\d+)\.")
 
 
@@ -39,7 +39,7 @@ def read_steps(results: Path, begun: float | None, at_work: bool) -> Steps:
     if begun is None and (about := _finished(results / "model" / "training.json")):
         seconds = benchmark_seconds(results / "benchmarks" / "train.tsv")
         # A training that was stopped and went on has in its benchmark the seconds of its last part.
-        rate = about["steps"] / seconds if seconds and not _resumed(results) else None
+        rate = about["steps"] / seconds if seconds and not resumed_step(results) else None
         return Steps(about["steps"], rate, True)
     # The events' folder is named after the training, as its checkpoints' is. The one that began last is meant.
     events = _newest_events(results / "model" / "tensorboard")
@@ -47,7 +47,7 @@ def read_steps(results: Path, begun: float | None, at_work: bool) -> Steps:
     if not at_work or events is None or events[1] < int(begun or 0):  # of an earlier one, while imports are waited for
         return Steps(saved, None, False)
     taken, last = _logged(results / "model" / "metrics.csv"), changed(results / "model" / "metrics.csv")
-    first = _resumed(results) or 0
+    first = resumed_step(results) or 0
     rate = (taken - first) / (last - events[1]) if last is not None and taken > first and last > events[1] else None
     return Steps(max(taken, saved), rate, False)
 
@@ -72,14 +72,6 @@ def _newest_events(folder: Path) -> tuple[str, int] | None:
 
 def _saved(folder: Path) -> int:
     return max((int(match[1]) for name in names(folder) if (match := CHECKPOINT.fullmatch(name))), default=0)
-
-
-def _resumed(results: Path) -> int | None:
-    """The step that the training went on from, by its log."""
-    with contextlib.suppress(OSError):
-        found = RESUMED.search((results / "logs" / "train.log").read_text(errors="replace"))
-        return int(found[1]) if found else None
-    return None
 
 
 def _logged(path: Path) -> int:

@@ -2,12 +2,14 @@
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
+from snakemake.io import regex_from_filepattern
 
 from vlfm.storage.files import read_json
 from vlfm.storage.ledger import read_ledger
@@ -41,6 +43,14 @@ def files(folder):
             if not path.name.endswith("ledger.parquet"):  # holds seconds
                 kept[str(name)] = path.read_bytes()
     return kept
+
+
+def test_shards_have_names_of_five_digits_or_more():
+    rules = (ROOT / "workflow" / "rules" / "common.smk").read_text()
+    constraint = re.search(r'shard=r"(.+?)"', rules)[1]
+    pattern = re.compile(regex_from_filepattern(f"results/clips/{{shard,{constraint}}}.tar"))
+    assert all(pattern.fullmatch(f"results/clips/{shard:05d}.tar") for shard in (0, 99_999, 100_000, 1_234_567))
+    assert not pattern.fullmatch("results/clips/1234.tar") and not pattern.fullmatch("results/clips/0000x.tar")
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ CONFIG_FILE = "results/config.yaml"
 
 
 wildcard_constraints:
-    shard=r"\d{5,}",
+    shard=r"\d{5}\d*",  # Snakemake does not read \d{5,}
 
 
 def settings(*sections):

@@ -471,6 +471,11 @@ class Config(Section):
         """Training steps of the embedded decoder's noise predictor; at depth 0 nothing walks, and there is none."""
         return self.decoder.embedded.steps if self.inversion.depth else 0
 
+    def made_in(self, results: Path) -> Path:
+        """The results folder in which the clips and latents of the run in `results` were made: its own, or another
+        run's (`latents_from`)."""
+        return results if self.latents_from is None else results.parent / self.latents_from
+
     def check_model(self, shape: tuple[int, int, int]) -> None:
         """Check the network's size against latents (C, h, w); raises `ValueError`."""
         channels, height, width = shape

@@ -44,18 +44,12 @@ def read_splits(results: Path) -> dict[str, str]:
 def read_rows(results: Path) -> list[LedgerRow]:
     """All rows of all ledgers of a run, in the order of the stages. Where `latents_from` took clips and latents from
     another run, that run's ledgers tell of them."""
-    made_in = _made_in(results)
+    made_in = results
+    with contextlib.suppress(VLFMError):  # no configuration is there, or an older version's
+        made_in = configs.load(results / "config.yaml").made_in(results)
     folders = {stage: results if stage == "project" else made_in for stage in LEDGERS}
     paths = [path for stage, pattern in LEDGERS.items() for path in sorted(folders[stage].glob(pattern))]
     return [row for path in paths for row in read_ledger(path)]
-
-
-def _made_in(results: Path) -> Path:
-    """The results folder in which a run's clips and latents were made."""
-    with contextlib.suppress(VLFMError):  # none is there, or an older version's
-        taken = configs.load(results / "config.yaml").latents_from
-        return results if taken is None else results.parent / taken
-    return results
 
 
 def summarise(rows: list[LedgerRow], splits: Mapping[str, str] | None = None) -> list[StageSummary]:

@@ -121,9 +121,9 @@ class RunFolder:
     ):
         self.results, self.config, self.plan, self.workflow, self.now = results, config, plan, workflow, now
         # Where clips and latents are taken from another run, its ledgers tell which clips are bad.
-        taken = config.latents_from if config else None
-        self.made_in = results if taken is None else results.parent / taken
-        self.captioned = config is not None and taken is None and config.clips.captioner is not None
+        self.made_in = config.made_in(results) if config else results
+        here = config is not None and config.latents_from is None
+        self.captioned = here and config.clips.captioner is not None
         self._begun: dict[str, float] = {}
         self._at_work: set[str] = set()
         for output, when in workflow.begun.items():

@@ -20,6 +20,7 @@ from vlfm.frames import to_tensor
 from vlfm.latents.store import ClipLatents, write_store
 from vlfm.model.flow_model import FlowModel
 from vlfm.model.rendering import clip_noise
+from vlfm.storage.files import write_json
 from vlfm.storage.tar import write_tar
 from vlfm.theory import lipschitz, predictions, write
 from vlfm.theory.groups import count_clips, load_groups
@@ -52,6 +53,7 @@ def write_run(folder, config, clips=4):
         PatchAutoencoder.fit(pictures, 6, 8), new_unet(8, 8, [32]), new_scheduler(), config.inversion.steps
     )
     decoder.save_pretrained(folder / "decoder")
+    write_json(folder / "decoder" / "decoder.json", {"name": "embedded"})
     samples, stored = [], []
     for index, (name, movie) in enumerate(movies.items()):
         times = np.arange(1, COUNT + 1) / 24 if index % 2 else uneven_times().double().numpy()

@@ -47,6 +47,7 @@ def test_every_clip_of_the_demo_is_good(demo):
         assert not list((demo / decoder).glob(".*")), "no partial work is left"
 
 
+@pytest.mark.slow
 def test_both_decoders_give_the_same_frames_at_the_same_times(demo):
     for path in sorted((demo / "decord").glob("*.tar")):
         pairs = zip(read_clips(path), read_clips(demo / "ffmpeg" / path.name), strict=True)

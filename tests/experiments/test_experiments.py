@@ -47,6 +47,7 @@ def interpolated(results, tmp_path_factory):
     return output
 
 
+@pytest.mark.slow
 def test_interpolation_ranks_every_method_on_clips_and_scene(interpolated):
     tmp_path = interpolated
     check_files(tmp_path, "interpolation", 2)
@@ -276,6 +277,7 @@ def test_heads_differ_in_the_head_alone(results):
         ablation.configured(small(), "noise")
 
 
+@pytest.mark.slow
 def test_a_head_that_was_killed_goes_on_and_ends_alike(results, trained, tmp_path, monkeypatch):
     real = ablation.Curve.__call__
 

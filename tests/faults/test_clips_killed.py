@@ -163,6 +163,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_when_decord_hangs_ffmpeg_takes_over(clips, whole, tmp_path, monkeypatch, capfd):
     wanted = plan(tmp_path, SOURCES[:1])
     monkeypatch.setattr(worker, "COMMAND", [sys.executable, "-c", HANG_IN_DECORD])

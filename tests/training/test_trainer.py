@@ -161,6 +161,7 @@ def test_a_checkpoint_is_written_while_steps_go_on(tmp_path, data, monkeypatch):
     assert checkpoints(tmp_path / "a") == checkpoints(tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_a_stop_and_the_end_wait_for_what_is_written(tmp_path, data, monkeypatch):
     """One checkpoint at a time, and the model after the last."""
     save, at_work, events = Checkpoints.save, threading.Lock(), []

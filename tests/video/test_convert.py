@@ -237,6 +237,7 @@ def test_holding_the_last_frame_at_another_rate(short, facts, tmp_path):
 # ------------------------------------------------------------------------------------------- latents
 
 
+@pytest.mark.slow
 def test_through_latents_fitted_on_the_video(short, facts, tmp_path):
     """With what the decoder drops carried along, frames are as given; without, all lose the same."""
     before = facts(short).frames

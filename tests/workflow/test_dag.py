@@ -135,6 +135,7 @@ def test_slurm_profile_plans_the_whole_run(tmp_path):
     assert "train_model" in result.stdout
 
 
+@pytest.mark.slow
 def test_slurm_is_asked_for_as_many_nodes_as_training_takes(tmp_path):
     options = ["--dry-run", "--workflow-profile", ROOT / "workflow" / "profiles" / "slurm", "--quiet", "progress"]
     for change, asked in (

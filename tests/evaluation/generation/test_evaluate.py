@@ -127,6 +127,7 @@ def without_seconds(path):
     return [{**row, "seconds": ""} for row in read_table(path)]
 
 
+@pytest.mark.slow
 def test_a_killed_stage_goes_on_and_ends_with_the_same_files(results, output, tmp_path, monkeypatch):
     made, real = [], resumable.Workshop._do
 
@@ -229,6 +230,7 @@ def test_judges_are_fitted_to_training_clips_alone_and_the_same_twice(results, t
     assert {path.name for path in (tmp_path / "judges").iterdir()} == {"features", "digits", "judges.json"}
 
 
+@pytest.mark.slow
 def test_fitting_goes_on_with_the_judge_it_was_at(results, tmp_path, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt

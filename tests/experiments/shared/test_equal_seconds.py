@@ -15,6 +15,7 @@ def test_as_many_steps_as_fit(seconds, a_step, steps):
     assert equal_seconds.steps_within(seconds, a_step) == steps
 
 
+@pytest.mark.slow
 def test_a_slower_variant_is_seen_to_be_slower_and_a_stall_of_the_machine_is_not(run, monkeypatch):
     """Steps that wait 60 and 20 ms more; one of them stalls once."""
     config = small(training={"batch_size": 2})

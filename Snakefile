@@ -29,7 +29,7 @@ if CONFIG.latents_from is None:
 
 else:
 
-    include: "workflow/rules/taken.smk"
+    include: "workflow/rules/reused.smk"
 
 
 include: "workflow/rules/empty_caption.smk"

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from machine import machine
 
-from vlfm.flow import legs
+from vlfm.flow import hippo_legs
 from vlfm.flow.bases import LegendreBasis
 from vlfm.flow.projection import frame_times, project, projection_matrix
 
@@ -60,7 +60,7 @@ def run(clips: int, repeats: int, device: torch.device, arguments: argparse.Name
     generator = torch.Generator(device).manual_seed(0)
     latents = torch.randn(clips, FRAMES, *SHAPE, generator=generator, device=device)
     weights = projection_matrix(FRAMES, LegendreBasis(ORDER, 1.0), METHOD)
-    steps = [legs.legs_step(ORDER, k / FRAMES, (k + 1) / FRAMES, METHOD) for k in range(FRAMES)]
+    steps = [hippo_legs.legs_step(ORDER, k / FRAMES, (k + 1) / FRAMES, METHOD) for k in range(FRAMES)]
     stack_a = torch.stack([a for a, _ in steps]).to(device, torch.float32)
     stack_b = torch.stack([b for _, b in steps]).to(device, torch.float32)
     reused = project(latents, weights)
@@ -214,7 +214,9 @@ def accuracy() -> dict:
                 h = torch.zeros(order, 4, dtype=torch.float64)
                 for k in range(frames):
                     shift = method == "zoh_public"
-                    a, b = legs.legs_step(order, (k + shift) / frames, (k + 1 + shift) / frames, method.split("_")[0])
+                    a, b = hippo_legs.legs_step(
+                        order, (k + shift) / frames, (k + 1 + shift) / frames, method.split("_")[0]
+                    )
                     h = a @ h + b[:, None] * u[k]
             row[method] = float(f"{float((g @ h - u).square().mean().sqrt()):.3g}")
         table[f"N={frames}, s={order}"] = row

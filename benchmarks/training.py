@@ -37,9 +37,9 @@ from vlfm.training.data import Moments, read_moments
 from vlfm.training.loader import batches
 from vlfm.training.loop import LOG_EVERY, StepBatches
 from vlfm.training.network import new_model
+from vlfm.training.nonfinite_gradients import make_updates
 from vlfm.training.throughput import flops_per_sample, peak_flops
 from vlfm.training.trainer import Trainer, attention_kernel, autocast_dtype
-from vlfm.training.updates import make_updates
 
 ROOT = Path(__file__).parents[1]
 SIZES = {

@@ -15,8 +15,8 @@ from tests.data.pipeline import captions_of, model_of
 from vlfm.captions.load import load_caption_encoder
 from vlfm.decoders.prepare import prepare_decoder
 from vlfm.errors import FingerprintMismatch, VLFMError
-from vlfm.model.captions import TRAINING_CAPTIONS
 from vlfm.model.flow_model import FlowModel
+from vlfm.model.training_captions import TRAINING_CAPTIONS
 from vlfm.pipeline import UnlikeCaptionWarning, VLFMPipeline, write_pipeline
 from vlfm.storage.files import read_json, write_json
 from vlfm.training.preview import make_preview

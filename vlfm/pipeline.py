@@ -25,8 +25,8 @@ from vlfm.decoders.base import VisualDecoder
 from vlfm.decoders.load import decoder_fingerprint, load_decoder, open_decoder
 from vlfm.decoders.prepare import locate_decoder
 from vlfm.errors import VLFMError
-from vlfm.model.captions import TRAINING_CAPTIONS, TrainingCaptions
 from vlfm.model.flow_model import FlowModel
+from vlfm.model.training_captions import TRAINING_CAPTIONS, TrainingCaptions
 from vlfm.storage.files import read_json, write_json
 from vlfm.storage.fingerprints import check_fingerprint
 from vlfm.weights import files, fingerprint_folder

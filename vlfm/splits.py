@@ -1,7 +1,8 @@
 """Training clips and test clips: the words for the two, and which shards of a plan hold which.
 
 Test clips are decoded, inverted and projected like the others, and nothing is trained on them: neither the model and
-its scales nor the embedded decoder. A shard holds clips of one split, so that who trains takes whole shards.
+its scales nor the embedded decoder. Which clip is which, the index says: a column `split`, or the data set's own lists
+(`vlfm/clips/datasets/`). A shard holds clips of one split, so that who trains takes whole shards.
 """
 
 from collections.abc import Iterable, Mapping

@@ -3,8 +3,8 @@
 import torch
 
 from vlfm.captions.pooling import mean_embedding
-from vlfm.model.captions import TrainingCaptions
 from vlfm.model.flow_model import FlowModel
+from vlfm.model.training_captions import TrainingCaptions
 from vlfm.model.transformer import VLFMTransformer
 
 

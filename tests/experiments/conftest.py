@@ -15,10 +15,10 @@ from vlfm.captions.encoders import CaptionEmbeddings
 from vlfm.clips.shards import read_clips
 from vlfm.coefficients.project import project_shard
 from vlfm.decoders.load import load_decoder
-from vlfm.evaluation.generation.trained import FeatureSettings, TrainedFeatures
+from vlfm.evaluation.generation.trained_features import FeatureSettings, TrainedFeatures
+from vlfm.finished_run import Run
 from vlfm.frames import to_tensor
 from vlfm.latents.store import ClipLatents, LatentStore, write_store
-from vlfm.run import Run
 from vlfm.storage.files import write_json
 from vlfm.storage.manifest import Clip, write_manifest
 from vlfm.storage.tar import read_tar, write_tar

@@ -8,8 +8,8 @@ from tests.experiments.conftest import CPU, FRAMES, SHARDS, SPLITS, small
 from tests.experiments.test_experiments import check_files, read
 from vlfm.errors import VLFMError
 from vlfm.experiments import baselines
+from vlfm.finished_run import Run
 from vlfm.model.transformer import VLFMTransformer
-from vlfm.run import Run
 from vlfm.storage.files import read_json, write_json
 
 pytestmark = pytest.mark.slow

@@ -15,11 +15,11 @@ from vlfm.coefficients.shards import read_shard
 from vlfm.errors import VLFMError
 from vlfm.experiments import depth
 from vlfm.experiments.shared.losses import round_trip_and_loss, share_left
+from vlfm.finished_run import Run
 from vlfm.flow.projection import project, projection_matrix
 from vlfm.frames import psnr, to_tensor
 from vlfm.latents.invert import invert_shard
 from vlfm.latents.store import LatentStore
-from vlfm.run import Run
 from vlfm.storage.files import read_json
 from vlfm.training.objective import Objective
 

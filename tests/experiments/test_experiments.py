@@ -13,9 +13,10 @@ from tests.experiments.conftest import CPU, DURATION, FRAMES, small
 from vlfm.errors import VLFMError
 from vlfm.evaluation.evaluate import evaluate
 from vlfm.experiments import ablation, extrapolation, interpolation, ledger, order, speed
+from vlfm.experiments.names import HEADS
 from vlfm.experiments.shared.scene import scene
+from vlfm.finished_run import Run
 from vlfm.frames import to_tensor
-from vlfm.run import Run
 from vlfm.storage.files import read_json
 from vlfm.storage.manifest import read_manifest
 
@@ -245,7 +246,7 @@ def test_the_ledger_needs_the_own_rate(results, tmp_path):
 @pytest.fixture(scope="module")
 def trained(results, tmp_path_factory):
     output = tmp_path_factory.mktemp("heads")
-    for head in ablation.HEADS:
+    for head in HEADS:
         ablation.run_part(Run(small(), results, ["00000"], CPU), output, head)
     return output
 
@@ -256,21 +257,21 @@ def test_heads_are_compared_after_equal_steps_and_equal_seconds(run, trained):
     check_files(trained, "ablation", 1)
     rows = {(row["head"], row["equal"]): row for row in read(trained, "ablation")}
     assert len(rows) == 6
-    for head in ablation.HEADS:
+    for head in HEADS:
         equal = rows[head, "steps"]
         assert equal["steps"] == "5"
         side = 20 * math.log10(36)
         assert float(equal["psnr_paper_after"]) - float(equal["psnr_after"]) == pytest.approx(side, abs=1e-2)
         assert float(rows[head, "seconds"]["seconds"]) <= float(equal["seconds"])
         assert int(rows[head, "seconds"]["steps"]) <= 5
-    assert [rows[head, "steps"]["evaluations"] for head in ablation.HEADS] == [str(8 * 4 * 2), "8", "1"]
+    assert [rows[head, "steps"]["evaluations"] for head in HEADS] == [str(8 * 4 * 2), "8", "1"]
     shortest = min(rows.values(), key=lambda row: float(row["seconds"]))
     assert rows[shortest["head"], "seconds"]["psnr_after"] == rows[shortest["head"], "steps"]["psnr_after"]
 
 
 def test_heads_differ_in_the_head_alone(results):
-    configs = {head: ablation.configured(small(), head) for head in ablation.HEADS}
-    assert {head: config.model.head for head, config in configs.items()} == {head: head for head in ablation.HEADS}
+    configs = {head: ablation.configured(small(), head) for head in HEADS}
+    assert {head: config.model.head for head, config in configs.items()} == {head: head for head in HEADS}
     assert configs["velocity"].training.pure_noise == configs["velocity"].training.lead_in == 0
     assert configs["coefficients"].training.pure_noise == 0.75
     with pytest.raises(VLFMError, match="unknown head"):

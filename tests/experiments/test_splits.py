@@ -6,7 +6,7 @@ from tests.experiments.conftest import CPU, SHARDS, SPLITS, small
 from vlfm.evaluation.evaluate import evaluate
 from vlfm.experiments import ablation, ledger
 from vlfm.experiments.shared import variants
-from vlfm.run import Run
+from vlfm.finished_run import Run
 from vlfm.storage.files import read_json
 from vlfm.storage.tables import read_table
 

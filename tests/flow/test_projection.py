@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from vlfm.errors import VLFMError
 from vlfm.flow.bases import LegendreBasis
-from vlfm.flow.legs import METHODS as LEGS
-from vlfm.flow.legs import legs_step
+from vlfm.flow.hippo_legs import METHODS as LEGS
+from vlfm.flow.hippo_legs import legs_step
 from vlfm.flow.online import OnlineLeastSquares, OnlineLegS
 from vlfm.flow.projection import (
     METHODS,

@@ -7,7 +7,7 @@ import torch
 from tests.data.theory import COUNT, DURATION, SHAPE, Linear, cubic, group, noise, rotation, uneven_times
 from vlfm.coefficients.basis import clip_basis
 from vlfm.flow.projection import project, projection_matrix, reconstruct
-from vlfm.model.rendering import clip_noise
+from vlfm.model.noise import clip_noise
 from vlfm.theory import budget, closed_form, lipschitz, orders, write
 
 pytestmark = pytest.mark.filterwarnings("ignore::vlfm.flow.projection.ProjectionWarning")

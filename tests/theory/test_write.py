@@ -19,7 +19,7 @@ from vlfm.errors import VLFMError
 from vlfm.frames import to_tensor
 from vlfm.latents.store import ClipLatents, write_store
 from vlfm.model.flow_model import FlowModel
-from vlfm.model.rendering import clip_noise
+from vlfm.model.noise import clip_noise
 from vlfm.storage.files import write_json
 from vlfm.storage.tar import write_tar
 from vlfm.theory import lipschitz, predictions, write

@@ -12,7 +12,7 @@ from tests.data.latents import write_decoder
 from tests.data.model import write_shards
 from vlfm.coefficients.shards import write_shard
 from vlfm.errors import VLFMError
-from vlfm.model.captions import TRAINING_CAPTIONS, TrainingCaptions
+from vlfm.model.training_captions import TRAINING_CAPTIONS, TrainingCaptions
 from vlfm.storage.files import read_json
 from vlfm.training import captions as reading
 from vlfm.training.captions import training_captions

@@ -11,7 +11,7 @@ from vlfm.flow.schedules import make_schedule
 from vlfm.model.transformer import VLFMTransformer
 from vlfm.training.data import Batch
 from vlfm.training.objective import Objective, velocity_rms
-from vlfm.training.times import place
+from vlfm.training.time_sampling import place
 
 SHAPE, ORDER = (3, 4, 4), 4
 HEADS = ("coefficients", "velocity", "direct")

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from vlfm.errors import VLFMError
 from vlfm.experiments.shared.scene import scene
 from vlfm.video.motion import Motion
+from vlfm.video.path_weights import tail_weights
 from vlfm.video.resample import PATHS, PathSettings, Resampler, blended_weights
 from vlfm.video.spaces import Pixels
-from vlfm.video.weights import tail_weights
 
 SHAPE = (4, 6, 3)
 

@@ -12,8 +12,7 @@ from vlfm.commands.options import (
     start_device,
 )
 from vlfm.errors import VLFMError
-
-EXPERIMENTS = ("interpolation", "extrapolation", "order", "ledger", "ablation", "speed", "baselines", "depth")
+from vlfm.experiments.names import EXPERIMENTS, ON_REQUEST
 
 
 def add(commands: Commands) -> None:
@@ -55,7 +54,7 @@ def add(commands: Commands) -> None:
         plan=PLAN,
         output="results/eval",
     )
-    experiment.add_argument("name", choices=EXPERIMENTS, help="which")
+    experiment.add_argument("name", choices=(*EXPERIMENTS, *ON_REQUEST), help="which")
     experiment.add_argument(
         "--part",
         help="of an experiment that trains: ablation, a head; baselines, `prepare` and then VARIANT-SEED; depth, "
@@ -88,7 +87,7 @@ def add(commands: Commands) -> None:
 
 def _run(arguments, trains: bool = False):
     """The finished run that the arguments name; `trains`: on a device set up as `vlfm train` does."""
-    from vlfm.run import Run
+    from vlfm.finished_run import Run
 
     config, splits = read_config(arguments), plan_splits(arguments)
     device = start_device(arguments, config.training.deterministic or not trains)

@@ -69,7 +69,7 @@ def _invert(arguments):
 
 
 def _take(arguments):
-    from vlfm.latents.taken import OtherRun
+    from vlfm.latents.reused import OtherRun
 
     run, part, shard, output = OtherRun(read_config(arguments)), arguments.part, arguments.shard, arguments.output
     if part in ("clips", "latents") and shard is None:

@@ -24,7 +24,7 @@ class VisualDecoder(ABC):
 
     Attributes:
         batch_size: frames worked on at a time; None for all that are given.
-        depth: how far from picture to noise the latents u lie, in [0, 1]; see `vlfm.decoders.depth`.
+        depth: how far from picture to noise the latents u lie, in [0, 1]; see `vlfm.decoders.inversion_depth`.
     """
 
     batch_size: int | None = None

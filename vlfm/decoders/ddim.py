@@ -2,7 +2,7 @@
 
 The update formulas are diffusers' own (`DDIMScheduler`, `DDIMInverseScheduler`); this module walks them.
 The state stays in float32 whatever the network runs in: half precision there costs more than it saves. How far a
-walk goes is said by its depth, see `vlfm.decoders.depth`.
+walk goes is said by its depth, see `vlfm.decoders.inversion_depth`.
 """
 
 from collections import deque
@@ -12,7 +12,7 @@ from itertools import islice
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 
-from vlfm.decoders.depth import walked_steps
+from vlfm.decoders.inversion_depth import walked_steps
 from vlfm.precision import fast_bfloat16
 
 NoisePredictor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -56,7 +56,8 @@ class PromptedDecoder(VisualDecoder):
         prompts: captions → embeddings.
         steps: of a walk from picture to noise, and back.
         refine: fixed-point refinements a step of inversion.
-        depth: how far of it is walked, see `vlfm.decoders.depth`. At 0 neither the network nor the text tower is used.
+        depth: how far of it is walked, see `vlfm.decoders.inversion_depth`. At 0 neither the network nor the text
+            tower is used.
         captioned: whether the network sees each frame's caption (`inversion.prompt: caption`); otherwise the empty
             one stands for every caption, and is embedded once.
         batch_size: frames walked at a time; None for all that are given.

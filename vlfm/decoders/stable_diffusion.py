@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from vlfm.decoders import ddim
 from vlfm.decoders.autoencoder import LatentAutoencoder
 from vlfm.decoders.base import Captions
-from vlfm.decoders.depth import walked_steps
+from vlfm.decoders.inversion_depth import walked_steps
 from vlfm.decoders.null_text import guided, optimise
 from vlfm.decoders.prompted import PromptedDecoder, Prompts, TextTower
 from vlfm.errors import VLFMError

@@ -21,7 +21,8 @@ from vlfm.flow.projection import reconstruct
 from vlfm.frames import to_tensor, to_uint8
 from vlfm.latents.store import ClipLatents, LatentStore
 from vlfm.model.flow_model import FlowModel
-from vlfm.model.rendering import clip_noise, nearest_frames, shown_times
+from vlfm.model.frame_times import nearest_frames, shown_times
+from vlfm.model.noise import clip_noise
 from vlfm.progress import progress
 from vlfm.splits import LABELS, SPLITS, TRAIN, splits_met
 from vlfm.storage.files import read_json, remove_partial, write_bytes, write_json

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from vlfm.errors import VLFMError
 from vlfm.evaluation.generation.distances import frechet_distance
-from vlfm.evaluation.generation.pretrained import PretrainedFeatures
+from vlfm.evaluation.generation.pretrained_features import PretrainedFeatures
 from vlfm.frames import to_uint8
 
 LPIPS_FILE, VIDEOMAE_FOLDER = "lpips-alex.safetensors", "videomae"

@@ -20,15 +20,16 @@ from vlfm import config as configs
 from vlfm.errors import VLFMError
 from vlfm.evaluation.means import means, number
 from vlfm.evaluation.metrics import psnr, psnr_paper
+from vlfm.experiments.names import HEADS
 from vlfm.experiments.shared.common import COLOURS, write_experiment, write_videos
-from vlfm.experiments.shared.variants import HEADS, projected, with_head
+from vlfm.experiments.shared.variants import projected, with_head
+from vlfm.finished_run import Run
 from vlfm.frames import to_tensor
 from vlfm.model.flow_model import FlowModel
-from vlfm.model.rendering import shown_times
+from vlfm.model.frame_times import shown_times
 from vlfm.model.transformer import VLFMTransformer
 from vlfm.plots import WIDTH, legend_below, svg
 from vlfm.progress import Stopwatch
-from vlfm.run import Run
 from vlfm.splits import TRAIN
 from vlfm.storage.files import read_json, write_json
 from vlfm.storage.tables import Row

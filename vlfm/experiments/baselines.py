@@ -18,15 +18,16 @@ from vlfm import config as configs
 from vlfm.errors import VLFMError
 from vlfm.evaluation.generation import sources
 from vlfm.evaluation.generation.sources import Source
+from vlfm.experiments.names import HEADS
 from vlfm.experiments.shared import all_frames
 from vlfm.experiments.shared.common import COLOURS, write_experiment
 from vlfm.experiments.shared.equal_seconds import seconds_a_step, steps_within
 from vlfm.experiments.shared.judged import METRICS, Headline, Jury, headline, ordered, side_by_side
-from vlfm.experiments.shared.variants import ALL_FRAMES, HEADS, Variant, of_all_frames, projected, with_head
+from vlfm.experiments.shared.variants import ALL_FRAMES, Variant, of_all_frames, projected, with_head
+from vlfm.finished_run import Run
 from vlfm.model.flow_model import FlowModel
 from vlfm.plots import WIDTH, legend_below, svg
 from vlfm.progress import Stopwatch, with_progress
-from vlfm.run import Run
 from vlfm.splits import LABELS
 from vlfm.storage.files import read_json, write_json
 from vlfm.storage.tables import Row

@@ -27,11 +27,11 @@ from vlfm.experiments.shared.common import COLOURS, write_experiment
 from vlfm.experiments.shared.judged import Headline, Jury, headline, ordered, side_by_side
 from vlfm.experiments.shared.losses import round_trip_and_loss, share_left
 from vlfm.experiments.shared.variants import Variant, projected
+from vlfm.finished_run import Run
 from vlfm.latents.invert import invert_shard, latents_fingerprint
 from vlfm.latents.store import LatentStore
 from vlfm.model.flow_model import FlowModel
 from vlfm.plots import WIDTH, svg
-from vlfm.run import Run
 from vlfm.splits import LABELS, SPLITS
 from vlfm.spread import spread
 from vlfm.storage.files import read_json, write_json

@@ -18,6 +18,7 @@ from vlfm.evaluation.means import means, number
 from vlfm.evaluation.metrics import METRICS
 from vlfm.experiments.shared.common import COLOURS, cached, concatenate, write_experiment, write_videos
 from vlfm.experiments.shared.scene import scene
+from vlfm.finished_run import Run
 from vlfm.flow.bases import BASES, make_basis
 from vlfm.flow.interpolation import HybridPath, clip_path
 from vlfm.flow.projection import frame_times
@@ -26,7 +27,6 @@ from vlfm.frames import to_tensor
 from vlfm.latents.store import ClipLatents
 from vlfm.plots import WIDTH, legend_below, svg
 from vlfm.progress import with_progress
-from vlfm.run import Run
 from vlfm.spread import spread
 from vlfm.storage.manifest import Clip, read_manifest
 from vlfm.storage.tables import Row

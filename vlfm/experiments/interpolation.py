@@ -36,13 +36,13 @@ from vlfm.experiments.shared.common import COLOURS, cached, concatenate, write_e
 from vlfm.experiments.shared.interpolators import combine, minterpolate
 from vlfm.experiments.shared.motion import along_motion, estimate
 from vlfm.experiments.shared.scene import scene
+from vlfm.finished_run import Coder, Run
 from vlfm.flow.bases import BASES
 from vlfm.frames import to_tensor
 from vlfm.plots import WIDTH, svg
 from vlfm.progress import with_progress
-from vlfm.run import Coder, Run
 from vlfm.storage.tables import Row
-from vlfm.video.weights import DEFAULT_BASIS, path_weights
+from vlfm.video.path_weights import DEFAULT_BASIS, path_weights
 
 METRICS = (*ALL_METRICS, *TEMPORAL)
 PIXELS, DECODED, AUTOENCODER, INVERTED = "pixels", "pixels, decoded", "autoencoder", "inverted"
@@ -235,7 +235,7 @@ class Held:
     def _path(
         self, kind: str, values: torch.Tensor, where: np.ndarray | slice | None = None, basis: str = DEFAULT_BASIS
     ) -> torch.Tensor:
-        """The values at `where`, by default the held-out ones, by a path of `vlfm.video.weights` through the given."""
+        """The values at `where`, by default the held-out ones, by a path through the given ones."""
         order = carried(kind, basis, self.order, len(self.given))
         instants = self.times[self.held if where is None else where]
         return combine(path_weights(kind, self.times[self.given], instants, order, basis=basis), values)

@@ -23,14 +23,14 @@ from vlfm.evaluation.metrics import psnr
 from vlfm.experiments.interpolation import carried
 from vlfm.experiments.shared.common import COLOURS, cached, write_experiment, write_videos
 from vlfm.experiments.shared.interpolators import combine
+from vlfm.finished_run import Run
 from vlfm.frames import to_tensor
-from vlfm.model.rendering import nearest_frames, rate_times
+from vlfm.model.frame_times import nearest_frames, rate_times
 from vlfm.plots import WIDTH, svg
 from vlfm.progress import with_progress
-from vlfm.run import Run
 from vlfm.splits import LABELS, TRAIN, splits_met
 from vlfm.storage.tables import Row, read_table
-from vlfm.video.weights import path_weights
+from vlfm.video.path_weights import path_weights
 
 STAGES = ("decoder", "inversion", "projection", "network")
 LOSSES = (*STAGES[1:], "interpolation")

@@ -13,13 +13,13 @@ import torch
 
 from vlfm.evaluation.means import means, number
 from vlfm.experiments.shared.common import COLOURS, cached, concatenate, write_experiment, write_videos
+from vlfm.finished_run import Run
 from vlfm.flow.bases import BASES, make_basis
 from vlfm.flow.interpolation import PATHS, clip_path
 from vlfm.flow.projection import ProjectionWarning, amplification, projection_matrix
 from vlfm.frames import psnr, to_tensor
 from vlfm.plots import WIDTH, legend_below, svg
 from vlfm.progress import with_progress
-from vlfm.run import Run
 from vlfm.storage.tables import Row
 
 AUTOENCODER, INVERTED = "autoencoder", "inverted"

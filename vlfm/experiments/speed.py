@@ -12,14 +12,14 @@ import torch
 
 from vlfm.evaluation.means import number
 from vlfm.evaluation.metrics import psnr
-from vlfm.experiments.ablation import HEADS
+from vlfm.experiments.names import HEADS
 from vlfm.experiments.shared.common import COLOURS, cached, write_experiment
+from vlfm.finished_run import Run
 from vlfm.frames import to_tensor
 from vlfm.model.flow_model import FlowModel
-from vlfm.model.rendering import rate_times
+from vlfm.model.frame_times import rate_times
 from vlfm.plots import WIDTH, legend_below, svg
 from vlfm.progress import Stopwatch, with_progress
-from vlfm.run import Run
 from vlfm.splits import TRAIN
 from vlfm.storage.tables import Row
 from vlfm.words import plural

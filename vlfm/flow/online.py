@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vlfm.errors import VLFMError
-from vlfm.flow import legs
+from vlfm.flow import hippo_legs
 from vlfm.flow.bases import Basis
 from vlfm.flow.bases.base import check_order
 from vlfm.flow.projection import check_finite, check_ridge
@@ -75,8 +75,8 @@ class OnlineLegS(OnlineProjection):
 
     def __init__(self, order: int, method: str = "bilinear"):
         super().__init__(order)
-        if method not in legs.METHODS:
-            raise VLFMError(f"unknown LegS method {method!r}; there are {', '.join(legs.METHODS)}")
+        if method not in hippo_legs.METHODS:
+            raise VLFMError(f"unknown LegS method {method!r}; there are {', '.join(hippo_legs.METHODS)}")
         self.method = method
 
     def _check_time(self, t: float) -> None:
@@ -84,7 +84,7 @@ class OnlineLegS(OnlineProjection):
             raise VLFMError(f"{self.method} divides by time: every frame must come after t = 0; this one is at {t} s")
 
     def _advanced(self, state: Tensor, frame: Tensor, t: float) -> Tensor:
-        transition, drive = legs.legs_step(self.order, self.last_time or 0.0, t, self.method)
+        transition, drive = hippo_legs.legs_step(self.order, self.last_time or 0.0, t, self.method)
         return torch.matmul(transition.to(state), state) + drive.to(state)[:, None] * frame
 
     def _solved(self, state: Tensor) -> Tensor:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from vlfm.errors import VLFMError
-from vlfm.flow import legs
+from vlfm.flow import hippo_legs
 from vlfm.flow.bases import Basis, LegendreBasis
 from vlfm.flow.bases.base import check_duration, check_num_frames
 
-METHODS = (*legs.METHODS, "lstsq")
+METHODS = (*hippo_legs.METHODS, "lstsq")
 
 # Past this, noise midway between irregular frames grows tenfold whatever the order is.
 AMPLIFICATION_WARNED = 10.0
@@ -88,7 +88,7 @@ def projection_matrix(
       recurrence (D1). ridge ≥ 0 adds `ridge · Σ_n r_n² ||H_n||²` to the mean squared error at the frames, r the
       basis's `roughness`, so that rough orders pay most.
     - `euler`: the paper's recurrence (Definition D.3); `backward`, `bilinear`, `zoh`: the same LegS system
-      discretised stably (`vlfm.flow.legs`). Cells are weighted by the timestamps, and the last frame is held
+      discretised stably (`vlfm.flow.hippo_legs`). Cells are weighted by the timestamps, and the last frame is held
       to T when it sits before T. These need every time > 0, and give the coefficients of Legendre polynomials.
 
     Raises `VLFMError` for `euler`, or `lstsq` without a ridge, with s > N, a recurrence on another basis than
@@ -244,7 +244,7 @@ def _recurrence(times: Tensor, order: int, duration: float, method: str) -> Tens
     # From the last cell back: the product of the later transitions is one s × s matrix, not N rows to move a step.
     later = torch.eye(order, dtype=torch.float64)
     for start, end, frame in reversed(cells):
-        transition, drive = legs.legs_step(order, start, end, method)
+        transition, drive = hippo_legs.legs_step(order, start, end, method)
         weights[frame] += later @ drive
         later = later @ transition
     return weights

@@ -10,7 +10,7 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import ModelMixin
 
 from vlfm.flow.heads import CoefficientsHead, DirectHead, VelocityHead
-from vlfm.model.adaln import TimeAndCaption
+from vlfm.model.conditioning import TimeAndCaption
 from vlfm.model.convolution import ConvolvedBlock
 
 # Of the patch embedding at the start; measured on the demo, where 1 makes training stall at the mean.

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from vlfm import config as configs
 from vlfm.errors import VLFMError
+from vlfm.experiments.names import EXPERIMENTS
 from vlfm.report import embedded_videos
 from vlfm.report.embedded_videos import Group, Library
 from vlfm.report.tables import Table, from_rows, split_in_words
@@ -18,7 +19,6 @@ from vlfm.words import plural
 
 GENERATION_SHARE = 0.25  # of them, at most, for videos of captions
 EXPERIMENTS_SHARE = 0.4  # of what is left, at most, for the experiments' videos
-EXPERIMENTS = ("ledger", "interpolation", "extrapolation", "order", "ablation", "speed")
 
 
 @dataclass(frozen=True)

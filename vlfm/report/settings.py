@@ -1,7 +1,7 @@
 """A run's settings in words."""
 
 from vlfm import config as configs
-from vlfm.decoders.depth import walked_steps
+from vlfm.decoders.inversion_depth import walked_steps
 from vlfm.flow.names import FUNCTIONS
 from vlfm.splits import TEST
 from vlfm.words import plural

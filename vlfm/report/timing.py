@@ -4,8 +4,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from vlfm import config as configs
+from vlfm.experiments.names import EXPERIMENTS
 from vlfm.report.clip_ledger import summarise
-from vlfm.report.sections import EXPERIMENTS
 from vlfm.report.tables import Table, make_table
 from vlfm.storage.benchmarks import benchmark_seconds, read_benchmark, resumed_step
 from vlfm.storage.ledger import LedgerRow

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from vlfm import __version__
 from vlfm import config as configs
+from vlfm.experiments.names import EXPERIMENTS
 from vlfm.report import scores, sections, timing
 from vlfm.report.clip_ledger import read_rows, read_splits, summarise
 from vlfm.report.embedded_videos import Library
@@ -99,7 +100,7 @@ def _missing(config: configs.Config, experiments: list[sections.Experiment]) -> 
     there = {experiment.name for experiment in experiments}
     if config.clips.fps not in config.evaluation.fps:
         there.add("ledger")  # which needs the clips' own rate
-    return [name for name in sections.EXPERIMENTS if name not in there]
+    return [name for name in EXPERIMENTS if name not in there]
 
 
 def _clip_ledger(rows: list[LedgerRow], splits: dict[str, str]) -> Table:

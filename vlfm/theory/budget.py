@@ -8,7 +8,7 @@ from vlfm.coefficients.basis import clip_basis
 from vlfm.decoders.base import VisualDecoder
 from vlfm.flow import theory
 from vlfm.flow.projection import project, projection_matrix, reconstruct
-from vlfm.model.rendering import clip_noise
+from vlfm.model.noise import clip_noise
 from vlfm.theory.groups import ClipGroup, spread
 from vlfm.theory.predictions import path_of
 

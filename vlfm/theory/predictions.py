@@ -9,7 +9,7 @@ from vlfm.flow.path import VideoLatentPath
 from vlfm.flow.projection import project, projection_matrix
 from vlfm.flow.schedules import make_schedule
 from vlfm.model.flow_model import FlowModel
-from vlfm.model.rendering import clip_noise
+from vlfm.model.noise import clip_noise
 from vlfm.theory.groups import ClipGroup
 
 

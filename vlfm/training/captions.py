@@ -10,7 +10,7 @@ import torch
 
 from vlfm.captions.pooling import mean_embedding
 from vlfm.errors import VLFMError
-from vlfm.model.captions import TrainingCaptions
+from vlfm.model.training_captions import TrainingCaptions
 from vlfm.training.data import Moments
 from vlfm.training.reader import open_shard
 from vlfm.training.sampler import Place

@@ -10,10 +10,10 @@ import torch
 from vlfm import config as configs
 from vlfm.captions.load import caption_encoder_fingerprint
 from vlfm.errors import Stopped, VLFMError
-from vlfm.model.captions import TrainingCaptions
+from vlfm.model.training_captions import TrainingCaptions
 from vlfm.model.transformer import VLFMTransformer
 from vlfm.progress import Stopwatch, progress
-from vlfm.storage.beside import Beside
+from vlfm.storage.background import BackgroundWork
 from vlfm.storage.checkpoints import Checkpoints, copied, load_state
 from vlfm.storage.files import disk_may_be_full, write_json
 from vlfm.storage.fingerprints import fingerprint
@@ -24,10 +24,10 @@ from vlfm.training.distributed import StopRequest
 from vlfm.training.loader import batches
 from vlfm.training.log import MetricsLog
 from vlfm.training.network import new_model, save_model
+from vlfm.training.nonfinite_gradients import make_updates
 from vlfm.training.objective import Objective
 from vlfm.training.throughput import Throughput, peak_flops
 from vlfm.training.trainer import Part, Trainer
-from vlfm.training.updates import make_updates
 from vlfm.words import plural
 
 VERSION = 3  # of what a run gives for the same settings and data; raise it when that changes
@@ -105,7 +105,7 @@ def train(
         speed = Throughput(peak_flops(trainer.device, trainer.dtype) * trainer.accelerator.num_processes)
         updates = make_updates(trainer)
         with contextlib.ExitStack() as stack:
-            writer = stack.enter_context(contextlib.closing(Beside()))
+            writer = stack.enter_context(contextlib.closing(BackgroundWork()))
             batches_ahead = stack.enter_context(contextlib.closing(StepBatches(trainer, source)))
             with group.together():
                 if main:

@@ -8,8 +8,8 @@ from safetensors import SafetensorError
 
 from vlfm import config as configs
 from vlfm.errors import VLFMError
-from vlfm.model.captions import TrainingCaptions
 from vlfm.model.flow_model import Captions, FlowModel
+from vlfm.model.training_captions import TrainingCaptions
 from vlfm.model.transformer import VLFMTransformer
 from vlfm.pipeline import write_pipeline
 from vlfm.training.data import Moments

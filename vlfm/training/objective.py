@@ -18,7 +18,7 @@ from vlfm.flow.losses import parseval, velocity_mse
 from vlfm.flow.path import PathPerClip, VideoLatentPath
 from vlfm.flow.schedules import Schedule, SchedulePerClip, make_schedule
 from vlfm.training.data import Batch
-from vlfm.training.times import place, sample_kinds
+from vlfm.training.time_sampling import place, sample_kinds
 
 Captions = tuple[torch.Tensor, torch.Tensor]
 QUADRATURE = 64  # points a frame interval
@@ -30,7 +30,7 @@ class Draw:
 
     Attributes:
         noise: z, (B, C, h, w).
-        kinds, uniform: (B,), where in time; see `vlfm.training.times.place`.
+        kinds, uniform: (B,), where in time; see `vlfm.training.time_sampling.place`.
         uncaptioned: (B,) bool, which captions are replaced by the empty one.
     """
 

@@ -18,8 +18,8 @@ import numpy as np
 from vlfm.errors import VLFMError
 from vlfm.flow.bases import BASES
 from vlfm.video.motion import Motion
+from vlfm.video.path_weights import DEFAULT_BASIS, path_weights, tail_weights
 from vlfm.video.spaces import Space
-from vlfm.video.weights import DEFAULT_BASIS, path_weights, tail_weights
 
 if TYPE_CHECKING:
     from vlfm.video.continuation import Continuation

@@ -6,6 +6,7 @@ from vlfm import config as configs
 from vlfm import devices
 from vlfm.clips.datasets import index_files
 from vlfm.errors import VLFMError
+from vlfm.experiments import names as experiment_names
 from vlfm.splits import TEST, TRAIN, shards_of
 
 try:
@@ -123,7 +124,7 @@ def experiment(name, *details):
 def experiment_index(name):
     """What says that an experiment is done. Those with parts that train have folders of theirs beside it."""
     index = f"results/eval/{name}/index.json"
-    return index if name in ("ablation", "baselines", "depth") else whole(index)
+    return index if name in experiment_names.WITH_PARTS else whole(index)
 
 
 def index_inputs():

@@ -1,10 +1,9 @@
 # The paper's experiments on a finished run, each with a table, a figure and videos side by side.
 
-EXPERIMENTS = ["interpolation", "extrapolation", "order", "ledger", "ablation", "speed"]
-if CONFIG.clips.fps not in CONFIG.evaluation.fps:
-    # The stages it compares are scored at the clips' own rate.
-    EXPERIMENTS.remove("ledger")
-HEADS = ["velocity", "direct", "coefficients"]
+# The stages that the ledger compares are scored at the clips' own rate.
+LEDGER = CONFIG.clips.fps in CONFIG.evaluation.fps
+EXPERIMENTS = [name for name in experiment_names.EXPERIMENTS if LEDGER or name != "ledger"]
+HEADS = experiment_names.HEADS
 VARIANTS = [*HEADS, "all-frames"]
 SEEDS = sorted(set(CONFIG.experiments.baseline_seeds))
 DEPTHS = [f"{depth:g}" for depth in sorted(set(CONFIG.experiments.depths))]

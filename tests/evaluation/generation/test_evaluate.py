@@ -20,11 +20,11 @@ from vlfm.evaluation.generation.resumable import jobs
 from vlfm.evaluation.generation.scoring import COLUMNS
 from vlfm.evaluation.generation.sources import Video
 from vlfm.evaluation.generation.subset import enough_shards, sampled_clips
-from vlfm.evaluation.generation.trained import FeatureSettings
+from vlfm.evaluation.generation.trained_features import FeatureSettings
+from vlfm.finished_run import Run
 from vlfm.frames import psnr, to_tensor
 from vlfm.latents import invert
-from vlfm.model.rendering import caption_noise
-from vlfm.run import Run
+from vlfm.model.noise import caption_noise
 from vlfm.storage.files import read_json
 from vlfm.storage.tables import read_table
 

@@ -18,7 +18,7 @@ from vlfm.evaluation.generation.copying import TrainingClips
 from vlfm.evaluation.generation.digits import DigitJudge
 from vlfm.evaluation.generation.judges import Judges, Viewed
 from vlfm.evaluation.generation.scoring import COLUMNS, Reference, score
-from vlfm.evaluation.generation.trained import FeatureSettings, TrainedFeatures
+from vlfm.evaluation.generation.trained_features import FeatureSettings, TrainedFeatures
 from vlfm.frames import to_tensor, to_uint8
 
 SETTINGS = FeatureSettings(frames=4, width=8, dims=16, embedding=16, steps=60, batch_size=16)

@@ -11,7 +11,7 @@ from vlfm.evaluation.metrics import psnr
 from vlfm.experiments.shared.interpolators import combine, minterpolate
 from vlfm.experiments.shared.scene import scene
 from vlfm.frames import to_tensor
-from vlfm.video.weights import DEFAULT_BASIS, path_weights
+from vlfm.video.path_weights import DEFAULT_BASIS, path_weights
 
 GIVEN, BETWEEN = np.arange(9) / 12, (np.arange(8) + 0.5) / 12
 IRREGULAR = np.array([0.0, 0.1, 0.13, 0.3, 0.35, 0.5])

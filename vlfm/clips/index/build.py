@@ -19,9 +19,9 @@ import numpy as np
 from vlfm import config
 from vlfm.clips.datasets import caption_column, data_set, index_files
 from vlfm.clips.datasets.csv import read_rows
-from vlfm.clips.index.choice import Choice
 from vlfm.clips.index.cutting import Cutter
 from vlfm.clips.index.plan import deal, read_plan, write_plan
+from vlfm.clips.index.row_filter import RowFilter
 from vlfm.clips.index.spool import Spool
 from vlfm.clips.index_files.rows import Bad, Request, Row, at_place
 from vlfm.clips.index_files.videos import Videos
@@ -57,7 +57,7 @@ def build_index(clips: config.Clips, manifest: Path, ledger: Path, shards: Path)
     it, and where its cell is empty, they are trained on.
 
     Rows of published data sets are read by the modules of `vlfm.clips.datasets`; `where`, `weight`, `limit` and
-    `windows` of an entry choose among them (`vlfm.clips.index.choice`). Rows that are not wanted are in no ledger.
+    `windows` of an entry choose among them (`vlfm.clips.index.row_filter`). Rows that are not wanted are in no ledger.
 
     All clips of a shard have the same duration, size and split: new clips are dealt out to shards by these.
 
@@ -102,7 +102,7 @@ class _Part:
 
     name: str
     rows: Iterator[Row | Bad]
-    choice: Choice | None = None
+    row_filter: RowFilter | None = None
     limit: int | None = None
     windows: int | None = None
 
@@ -123,9 +123,9 @@ def _parts(clips: config.Clips, manifest: Path) -> list[_Part]:
             clips.timeout,
             clips.captioner is not None,
         )
-        choice = Choice(entry.dataset, entry.where, entry.weight / largest, module.COLUMNS)
+        row_filter = RowFilter(entry.dataset, entry.where, entry.weight / largest, module.COLUMNS)
         name = "" if entry.dataset == "csv" else entry.dataset
-        parts.append(_Part(name, module.read(request), choice, entry.limit, entry.windows))
+        parts.append(_Part(name, module.read(request), row_filter, entry.limit, entry.windows))
     return parts
 
 
@@ -185,7 +185,7 @@ def _read_part(
         try:
             if isinstance(row, Bad):
                 raise BadClip(row.reason)
-            if part.choice and not part.choice.wants(row):
+            if part.row_filter and not part.row_filter.wants(row):
                 continue
             row = at_place(row, row.find()) if row.find else row
             fresh = _windows(row, cutter, found, part.windows)

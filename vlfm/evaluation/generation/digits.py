@@ -19,7 +19,7 @@ from torch.nn import functional
 from vlfm.clips.moving_digits.language import ATTRIBUTES, COLOURS, DIRECTIONS, SPEEDS, WORDS, MovingDigit, parse_caption
 from vlfm.errors import VLFMError
 from vlfm.evaluation.generation.features import Clips, sampled
-from vlfm.evaluation.generation.fitted import fill, read_fitted, save_fitted
+from vlfm.evaluation.generation.fitted_networks import fill, read_fitted, save_fitted
 from vlfm.learning_rate import warmup_cosine
 from vlfm.progress import progress
 from vlfm.storage.fingerprints import fingerprint

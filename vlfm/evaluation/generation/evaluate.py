@@ -14,7 +14,7 @@ from vlfm.evaluation.generation.resumable import Made, Method, Workshop
 from vlfm.evaluation.generation.scoring import Reference, score
 from vlfm.evaluation.generation.sources import Video
 from vlfm.evaluation.generation.training_clips import training_clips
-from vlfm.run import Run
+from vlfm.finished_run import Run
 from vlfm.splits import LABELS, TEST, TRAIN
 from vlfm.spread import spread
 from vlfm.storage import unfinished

@@ -21,9 +21,9 @@ from vlfm.errors import VLFMError
 from vlfm.evaluation.generation.digits import TRAINING_FRAMES, DigitJudge
 from vlfm.evaluation.generation.features import VideoFeatures, prepared, sampled
 from vlfm.evaluation.generation.judges import Judges
-from vlfm.evaluation.generation.pretrained import PretrainedFeatures
+from vlfm.evaluation.generation.pretrained_features import PretrainedFeatures
 from vlfm.evaluation.generation.subset import enough_shards, sampled_clips
-from vlfm.evaluation.generation.trained import FeatureSettings, TrainedFeatures
+from vlfm.evaluation.generation.trained_features import FeatureSettings, TrainedFeatures
 from vlfm.progress import progress
 from vlfm.storage.files import read_json, remove_partial, write_json
 from vlfm.storage.fingerprints import fingerprint

@@ -12,8 +12,8 @@ from vlfm.captions.encoders import CaptionEmbeddings
 from vlfm.captions.pooling import mean_embedding
 from vlfm.evaluation.generation.fit_judges import one_token
 from vlfm.evaluation.generation.subset import enough_shards, sampled_clips
+from vlfm.finished_run import Run
 from vlfm.latents.store import LatentStore
-from vlfm.run import Run
 from vlfm.splits import TRAIN
 from vlfm.spread import spread
 

@@ -15,7 +15,7 @@ from vlfm.errors import VLFMError
 from vlfm.evaluation.generation.copying import TrainingClips
 from vlfm.evaluation.generation.distances import diversity, frechet, precision_recall
 from vlfm.evaluation.generation.judges import Judges, Viewed
-from vlfm.evaluation.generation.trained import TrainedFeatures
+from vlfm.evaluation.generation.trained_features import TrainedFeatures
 from vlfm.evaluation.intervals import mean_interval
 
 COMPONENTS = 32  # directions of the features that the Fréchet distance is measured in: 128 clips are enough

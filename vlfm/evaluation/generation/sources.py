@@ -15,11 +15,12 @@ from vlfm.clips.shards import DecodedClip, read_clips
 from vlfm.coefficients.shards import read_shard
 from vlfm.errors import VLFMError
 from vlfm.evaluation.generation.prompts import Place, Prompt
+from vlfm.finished_run import Run
 from vlfm.flow.projection import reconstruct
 from vlfm.frames import to_uint8
 from vlfm.model.flow_model import FlowModel
-from vlfm.model.rendering import caption_noise, rate_times
-from vlfm.run import Run
+from vlfm.model.frame_times import rate_times
+from vlfm.model.noise import caption_noise
 
 
 @dataclass(frozen=True, eq=False)

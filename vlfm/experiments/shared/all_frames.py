@@ -20,14 +20,14 @@ from vlfm.coefficients.project import of_clip
 from vlfm.coefficients.shards import ClipCoefficients, write_shard
 from vlfm.errors import VLFMError
 from vlfm.evaluation.generation.sources import Source, Video
+from vlfm.finished_run import Run
 from vlfm.flow.losses import velocity_mse
 from vlfm.frames import to_uint8
 from vlfm.latents.store import ClipLatents, LatentStore
 from vlfm.model.flow_model import FlowModel
 from vlfm.model.guidance import Guided
-from vlfm.model.rendering import caption_noise
+from vlfm.model.noise import caption_noise
 from vlfm.model.transformer import VLFMTransformer
-from vlfm.run import Run
 from vlfm.storage.files import read_json, write_json
 from vlfm.storage.fingerprints import fingerprint
 from vlfm.training.data import Batch, Moments

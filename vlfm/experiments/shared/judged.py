@@ -17,7 +17,7 @@ from vlfm.evaluation.generation.sources import Source, Video
 from vlfm.evaluation.generation.training_clips import training_clips
 from vlfm.evaluation.means import number
 from vlfm.experiments.shared.common import write_videos
-from vlfm.run import Run
+from vlfm.finished_run import Run
 from vlfm.splits import SPLITS
 from vlfm.spread import spread
 from vlfm.storage.tables import Row

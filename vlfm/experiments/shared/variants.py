@@ -8,14 +8,13 @@ import torch
 from vlfm import config as configs
 from vlfm.captions.encoders import read_empty_caption
 from vlfm.experiments.shared import all_frames
-from vlfm.run import Run
+from vlfm.finished_run import Run
 from vlfm.training.data import read_moments
 from vlfm.training.loop import NewNetwork, Preview, train
 from vlfm.training.network import new_model
 from vlfm.training.objective import Captions, Objective
 from vlfm.training.trainer import Trainer
 
-HEADS = ("velocity", "direct", "coefficients")
 ALL_FRAMES = "all-frames"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from vlfm import config as configs
 from vlfm.errors import VLFMError
+from vlfm.experiments.names import EXPERIMENTS, HEADS, ON_REQUEST
 from vlfm.operations.status.files import changed, count_bad, names
 from vlfm.operations.status.jobs import job_of
 from vlfm.operations.status.training import read_steps
@@ -17,9 +18,6 @@ from vlfm.storage.benchmarks import benchmark_seconds
 from vlfm.storage.files import read_json
 
 LATEST = 64  # jobs that tell a stage's rate: those that ended last
-EXPERIMENTS = ("interpolation", "extrapolation", "order", "ledger", "ablation", "speed")
-HEADS = ("velocity", "direct", "coefficients")  # of the ablation, a job each
-ON_REQUEST = ("baselines", "depth")  # experiments that are asked for by name
 
 
 @dataclass(frozen=True)

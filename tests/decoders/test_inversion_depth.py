@@ -8,8 +8,8 @@ from diffusers import DDIMInverseScheduler, DDIMScheduler, FlowMatchEulerDiscret
 
 from tests.data.latents import movie, write_decoder
 from vlfm.decoders import ddim, rectified_flow
-from vlfm.decoders.depth import walked_steps
 from vlfm.decoders.embedded import EmbeddedDecoder, new_scheduler
+from vlfm.decoders.inversion_depth import walked_steps
 from vlfm.decoders.rectified_flow import RectifiedFlowDecoder
 from vlfm.decoders.stable_diffusion import StableDiffusionDecoder
 from vlfm.errors import VLFMError

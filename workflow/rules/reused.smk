@@ -10,7 +10,7 @@ if STORED:
         "--default-storage-provider, or set latents_from to null"
     )
 
-# ALIKE of vlfm/latents/taken.py.
+# ALIKE of vlfm/latents/reused.py.
 ALIKE = settings(
     "latents_from",
     "inversion.depth",

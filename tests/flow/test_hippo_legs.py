@@ -7,7 +7,7 @@ import scipy.signal
 import torch
 
 from vlfm.flow.bases import LegendreBasis
-from vlfm.flow.legs import METHODS, legs_matrices, legs_step
+from vlfm.flow.hippo_legs import METHODS, legs_matrices, legs_step
 
 ORDERS = (1, 2, 5, 16)
 

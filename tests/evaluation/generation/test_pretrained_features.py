@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vlfm.errors import VLFMError
-from vlfm.evaluation.generation.pretrained import PretrainedFeatures
+from vlfm.evaluation.generation.pretrained_features import PretrainedFeatures
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 

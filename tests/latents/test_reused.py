@@ -13,8 +13,8 @@ from vlfm import config as configs
 from vlfm.cli import main
 from vlfm.errors import FingerprintMismatch, VLFMError
 from vlfm.latents.invert import invert_shard
+from vlfm.latents.reused import ALIKE, OtherRun
 from vlfm.latents.store import LatentStore
-from vlfm.latents.taken import ALIKE, OtherRun
 from vlfm.storage.files import read_json, write_json
 
 pytestmark = pytest.mark.usefixtures("captions_read_once")
@@ -160,6 +160,6 @@ def test_a_workflow_trains_on_them_and_leaves_nothing_to_do(results, tmp_path):
 
 def test_the_rules_run_again_for_what_must_be_alike():
     """The workflow lists the same settings: to import them would cost every start of Snakemake the import of torch."""
-    rules = (ROOT / "workflow" / "rules" / "taken.smk").read_text()
+    rules = (ROOT / "workflow" / "rules" / "reused.smk").read_text()
     listed = re.findall(r'"([\w.]+)"', rules.split("ALIKE = settings(")[1].split("\n)")[0])
     assert set(listed) == {"latents_from", *ALIKE}

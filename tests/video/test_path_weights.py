@@ -11,7 +11,7 @@ from vlfm.errors import VLFMError
 from vlfm.flow.bases import BASES, make_basis
 from vlfm.flow.interpolation import clip_path
 from vlfm.flow.tails import TAILS, ExtendedPath
-from vlfm.video.weights import KINDS, path_weights, tail_weights
+from vlfm.video.path_weights import KINDS, path_weights, tail_weights
 
 gaps = st.lists(st.floats(0.005, 0.5), min_size=1, max_size=20)
 

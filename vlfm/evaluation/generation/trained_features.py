@@ -19,7 +19,7 @@ from torch.nn import functional
 from vlfm.captions.encoders import CaptionEmbeddings
 from vlfm.errors import VLFMError
 from vlfm.evaluation.generation.features import Clips, prepared
-from vlfm.evaluation.generation.fitted import fill, read_fitted, save_fitted
+from vlfm.evaluation.generation.fitted_networks import fill, read_fitted, save_fitted
 from vlfm.learning_rate import warmup_cosine
 from vlfm.progress import progress
 from vlfm.storage.fingerprints import fingerprint

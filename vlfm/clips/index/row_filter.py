@@ -9,7 +9,7 @@ from vlfm.clips.index_files.rows import Row
 from vlfm.errors import VLFMError
 
 
-class Choice:
+class RowFilter:
     """What a data set's entry in `clips.index` asks of a row.
 
     `where` names columns. [min, max], both numbers or null, is a range with its ends; any other list holds the values

@@ -7,7 +7,7 @@ from tests.evaluation.generation.conftest import draw
 from vlfm.captions.encoders import CaptionEmbeddings
 from vlfm.clips.moving_digits.language import COLOURS, DIRECTIONS, MovingDigit
 from vlfm.errors import VLFMError
-from vlfm.evaluation.generation.trained import FeatureSettings, TrainedFeatures, contrastive_loss
+from vlfm.evaluation.generation.trained_features import FeatureSettings, TrainedFeatures, contrastive_loss
 
 TINY = FeatureSettings(frames=4, width=8, dims=16, embedding=16, steps=100, batch_size=16)
 

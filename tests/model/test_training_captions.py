@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import save_file
 
 from vlfm.errors import VLFMError
-from vlfm.model.captions import TRAINING_CAPTIONS, TrainingCaptions
+from vlfm.model.training_captions import TRAINING_CAPTIONS, TrainingCaptions
 
 KNOWN = TrainingCaptions(('a "dog"\njumps', "Wellen, spät", ""), torch.randn(3, 6).half(), False)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 
-class Beside:
+class BackgroundWork:
     """One piece of work at a time, in a thread of its own; its error is raised to whoever asks next."""
 
     def __init__(self) -> None:

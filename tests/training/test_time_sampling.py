@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlfm.training.times import place, sample_kinds
+from vlfm.training.time_sampling import place, sample_kinds
 
 
 def sample(count, noise, lead, seed, lead_in=1 / 12, emphasis=1.0):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from vlfm.errors import VLFMError
-from vlfm.evaluation.generation.fitted import WEIGHTS, fill, read_fitted, save_fitted
+from vlfm.evaluation.generation.fitted_networks import WEIGHTS, fill, read_fitted, save_fitted
 
 
 @pytest.fixture

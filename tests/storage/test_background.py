@@ -3,7 +3,7 @@ import threading
 import pytest
 
 from vlfm.errors import VLFMError
-from vlfm.storage.beside import Beside
+from vlfm.storage.background import BackgroundWork
 
 
 def fail():
@@ -11,7 +11,7 @@ def fail():
 
 
 def test_it_goes_on_beside_and_one_piece_at_a_time():
-    beside, going_on, done = Beside(), threading.Event(), []
+    beside, going_on, done = BackgroundWork(), threading.Event(), []
 
     def first():
         assert going_on.wait(30)
@@ -30,7 +30,7 @@ def test_it_goes_on_beside_and_one_piece_at_a_time():
 
 @pytest.mark.parametrize("ask", ["start", "check", "wait"])
 def test_an_error_is_raised_to_who_asks_next_and_once(ask):
-    beside = Beside()
+    beside = BackgroundWork()
     beside.start(fail)
     while not beside._work.done():
         pass
@@ -42,7 +42,7 @@ def test_an_error_is_raised_to_who_asks_next_and_once(ask):
 
 
 def test_an_error_nobody_asked_for_is_told_at_the_end(capsys):
-    beside = Beside()
+    beside = BackgroundWork()
     beside.start(fail)
     beside.close()
     assert capsys.readouterr().out == "warning: the disk is full\n"

@@ -15,7 +15,7 @@ from vlfm.decoders.load import load_decoder
 from vlfm.errors import VLFMError
 from vlfm.latents.store import ClipLatents, LatentStore
 from vlfm.model.flow_model import FlowModel
-from vlfm.model.rendering import clip_noise
+from vlfm.model.noise import clip_noise
 from vlfm.splits import TRAIN
 from vlfm.spread import spread
 from vlfm.storage.files import read_json

@@ -18,9 +18,9 @@ from vlfm.training.data import read_moments
 from vlfm.training.loader import batches
 from vlfm.training.loop import LOG_EVERY, train
 from vlfm.training.network import new_model
+from vlfm.training.nonfinite_gradients import AskedUpdates, TrustedUpdates, make_updates
 from vlfm.training.objective import Objective
 from vlfm.training.trainer import Trainer
-from vlfm.training.updates import AskedUpdates, TrustedUpdates, make_updates
 
 CPU = torch.device("cpu")
 STEPS = 26  # looked at with each checkpoint, at the tenth and the twentieth, and at the end

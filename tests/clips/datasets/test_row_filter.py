@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data import published
-from vlfm.clips.index.choice import Choice
+from vlfm.clips.index.row_filter import RowFilter
 from vlfm.clips.index_files.rows import Row
 from vlfm.errors import VLFMError
 
@@ -49,8 +49,8 @@ def test_a_row_that_is_not_wanted_is_in_no_ledger(index, write, tmp_path):
 )
 def test_a_larger_share_keeps_what_a_smaller_kept(numbers, one, other):
     def kept(share):
-        choice = Choice("x", {}, share, ())
-        return {number for number in numbers if choice.wants(Row(1, "s", 0, 1, "c", key=str(number)))}
+        row_filter = RowFilter("x", {}, share, ())
+        return {number for number in numbers if row_filter.wants(Row(1, "s", 0, 1, "c", key=str(number)))}
 
     smaller, larger = sorted((one, other))
     assert kept(smaller) <= kept(larger) <= kept(1.0) == set(numbers)

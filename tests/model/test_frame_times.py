@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
-import torch
 
-from vlfm.model.rendering import clip_noise, nearest_frames, rate_times, shown_times
+from vlfm.model.frame_times import nearest_frames, rate_times, shown_times
 
 
 def test_rate_times():
@@ -15,14 +14,6 @@ def test_nearest_frames():
     times = np.array([0.04, 0.09, 0.12, 0.17])
     assert nearest_frames(np.array([0.05, 0.1, 0.15]), times).tolist() == [0, 1, 3]
     assert nearest_frames(np.array([0.08, 0.09, 0.1]), times).tolist() == [1]
-
-
-def test_noise_belongs_to_the_clip():
-    one = clip_noise("00ff00ff00ff00ff", 0, (4, 8, 8))
-    assert torch.equal(one, clip_noise("00ff00ff00ff00ff", 0, (4, 8, 8)))
-    assert not torch.equal(one, clip_noise("00ff00ff00ff00fe", 0, (4, 8, 8)))
-    assert not torch.equal(one, clip_noise("00ff00ff00ff00ff", 1, (4, 8, 8)))
-    assert clip_noise("ffffffffffffffff", 3, (2,)).shape == (2,)
 
 
 def test_a_video_holds_its_first_and_last_frame_rather_than_extrapolate():

@@ -110,7 +110,7 @@ rule experiments:
         map(experiment_index, EXPERIMENTS),
 
 
-# An hour each: by name alone, of no other target.
+# An hour each: they run only when asked for by name, and belong to no other target.
 rule baselines:
     input:
         "results/eval/baselines/index.json",

@@ -110,6 +110,10 @@ def test_clips_that_are_not_indexed_yet(tmp_path):
     assert planned(tmp_path / "none.json", 40, 20) == [20, 20]
     with pytest.raises(VLFMError, match="vlfm index"):
         planned(tmp_path / "none.json", None, 20)
+    for text in ("[]", '{"00000": {"clips": "many"}}', '{"00000": 3}'):
+        (tmp_path / "shards.json").write_text(text)
+        with pytest.raises(VLFMError, match="no plan of shards"):
+            planned(tmp_path / "shards.json", None, 20)
 
 
 def test_what_is_no_run_is_refused(tmp_path, measured):

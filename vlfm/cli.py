@@ -19,7 +19,7 @@ from vlfm.errors import Stopped, VLFMError
 
 
 class _Copy:
-    """A text stream that also writes to a log; what it says about being a terminal is the original's."""
+    """A text stream that also writes to a log; asked whether it is a terminal, it answers as the original does."""
 
     def __init__(self, stream, log):
         self._stream, self._log = stream, log

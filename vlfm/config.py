@@ -62,7 +62,7 @@ Condition = Annotated[list[float | str | None], BeforeValidator(_bounds)]
 
 
 class Section(BaseModel):
-    """Frozen, and a key nobody knows is an error rather than a silent no-op."""
+    """A frozen section of the configuration; an unknown key is an error, it is not ignored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -204,7 +204,7 @@ class Clips(Section):
 
 
 class Autoencoder(Section):
-    """How the embedded decoder's autoencoder goes on from patches; with no steps it stays with them."""
+    """How the embedded decoder's autoencoder is trained, from closed-form patches on; 0 steps leaves it at these."""
 
     width: Count
     blocks: Annotated[int, Field(ge=0)]
@@ -545,7 +545,7 @@ def load(*paths: Path | str) -> Config:
 
 
 def laid_over(config: Config, path: Path | str) -> Config:
-    """A configuration with the keys of a file in place of its own, which may lack some: an older version wrote it.
+    """A configuration with the keys of a file in place of its own. The file may lack keys: an older version wrote it.
 
     Raises:
         VLFMError: as `load` does.

@@ -1,4 +1,4 @@
-"""The GPUs of one machine, shared by the jobs of its workflows: each job sees those alone that no other one uses.
+"""The GPUs of one machine, shared by the jobs of its workflows: each job sees only those that no other job uses.
 
 A job takes a GPU by an exclusive lock on a file, which the system frees when the process ends, however it ends. On a
 cluster the cluster does this, and nothing here runs.
@@ -19,7 +19,7 @@ from typing import IO
 
 from vlfm.errors import VLFMError
 
-# What the workflow tells its jobs: CUDA's word for each GPU that they share → the GPU's unique name, as JSON.
+# What the workflow tells its jobs, as JSON: the GPUs that they share, in the form that `find_gpus` returns.
 SHARED = "VLFM_SHARED_GPUS"
 WAIT = 0.2  # seconds between two looks at the locks
 
@@ -27,10 +27,10 @@ _held: list[IO[str]] = []  # open as long as this process lives
 
 
 def find_gpus() -> dict[str, str]:
-    """CUDA's word for each GPU that a process may use, for `CUDA_VISIBLE_DEVICES` → the GPU's unique name.
+    """The GPUs that a process may use: each one's name in `CUDA_VISIBLE_DEVICES` → its unique name (UUID).
 
-    All that `nvidia-smi` lists, the parts of a divided one (MIG) each by itself, or those of them that
-    `CUDA_VISIBLE_DEVICES` names, in its order and words. Nothing where there is no `nvidia-smi`. Starts no CUDA.
+    If `CUDA_VISIBLE_DEVICES` is set, these are the GPUs it names, in its order and spelling; else all that `nvidia-smi`
+    lists, with each part of a divided GPU (MIG) by itself. Empty without `nvidia-smi`. Does not start CUDA.
     """
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=True).stdout
@@ -63,7 +63,7 @@ def _named(given: str, gpus: list[str], names: list[str]) -> dict[str, str]:
 
 
 def share(gpus: Mapping[str, str]) -> None:
-    """Tell the processes that this one starts to take their GPUs from these, by `claim`; no GPUs take that back."""
+    """Tell the processes that this one starts which GPUs `claim` may take; an empty mapping takes that back."""
     os.environ.pop(SHARED, None)
     if gpus:
         os.environ[SHARED] = json.dumps(dict(gpus))
@@ -103,7 +103,7 @@ def claim(count: int = 1) -> list[str]:
 
 
 def _lock(folder: Path, shared: Mapping[str, str], count: int) -> dict[str, IO[str]]:
-    """So many GPUs with their locked files; none if fewer are free: two that kept a part would wait for each other."""
+    """`count` GPUs with their locked files; none if fewer are free: two jobs with a part each would wait forever."""
     taken: dict[str, IO[str]] = {}
     with (folder / "choosing").open("a") as choosing:
         fcntl.flock(choosing, fcntl.LOCK_EX)  # one at a time: what is given back below was missed by nobody

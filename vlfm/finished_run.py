@@ -75,7 +75,7 @@ class Run:
         )
 
     def coder(self, clip: ClipLatents | None = None) -> "Coder":
-        """The decoder as a clip of the run is inverted and generated with it; by default without any caption."""
+        """The decoder, set up to invert and generate this clip of the run; without a clip, with the empty caption."""
         if clip is None:
             return Coder(self.decoder, "")
         return Coder(self.decoder, clip.caption, None if clip.null_text is None else torch.from_numpy(clip.null_text))
@@ -106,7 +106,7 @@ class Run:
     def clip_ids(self, limit: int, split: str | None = None) -> list[str]:
         """At most `limit` clips with latents, spread evenly over the run, or over one split of it.
 
-        Where there are any, they have all N frames: experiments withhold frames, or compare orders up to N.
+        Only clips with all N frames, if the run has any: experiments withhold frames, or compare orders up to N.
         """
         stores = [self.stores[shard] for shard in self.shards if split in (None, self.splits[shard])]
         full = [name for store in stores for name, length in store.lengths.items() if length == store.num_frames]

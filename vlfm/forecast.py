@@ -122,7 +122,7 @@ def forecast(
     try:
         plan = read_json(shards_file) if shards_file.is_file() else None
         sizes = {name: int(about["clips"]) for name, about in plan.items()}
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise VLFMError(
             f"{measured} is not the results of a run ({shards_file} is missing, or no plan): run a few clips with "
             "these settings first, and give its results folder"
@@ -136,14 +136,17 @@ def planned(plan: Path, clips: int | None, shard_size: int) -> list[int]:
     """Clips in each shard: as planned, or of `clips` clips in shards of `shard_size`.
 
     Raises:
-        VLFMError: without `clips`, if there is no plan.
+        VLFMError: without `clips`, if there is no plan, or it is damaged.
     """
     if clips is not None:
         whole, rest = divmod(clips, shard_size)
         return [shard_size] * whole + [rest] * bool(rest)
     if not plan.is_file():
         raise VLFMError(f"{plan} is missing: run `vlfm index` first, or say how many clips there will be (--clips)")
-    return [int(about["clips"]) for about in read_json(plan).values()]
+    try:
+        return [int(about["clips"]) for about in read_json(plan).values()]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise VLFMError(f"{plan} is no plan of shards; run `vlfm index` again") from None
 
 
 def _forecast(

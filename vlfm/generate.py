@@ -90,8 +90,8 @@ def generate(
     guidance: float | None = None,
     seed: int = 0,
 ) -> None:
-    """Write one video a caption. A video depends on its caption and the seed, not on the captions beside it. A caption
-    unlike all of the model's training is told on stderr, and its video made.
+    """Write one video a caption. A video depends on its caption and the seed, not on the captions beside it. For a
+    caption unlike all those of the model's training a warning goes to stderr; its video is made all the same.
 
     Args:
         outputs: a file a caption, each of one of `SUFFIXES`: a video, an animated GIF, or a PNG of all frames side by
@@ -103,7 +103,7 @@ def generate(
         seed: of the noise, 0 or more.
 
     Raises:
-        VLFMError: what was wrong and what to do; of the videos before it nothing is lost.
+        VLFMError: with what was wrong and what to do; videos that were written before stay.
     """
     if not (model / "flow.json").exists():
         raise VLFMError(

@@ -143,7 +143,7 @@ class VLFMPipeline:
 
     @property
     def evaluations(self) -> int:
-        """Of the network for each video, in the last call."""
+        """Network evaluations for each video, in the last call."""
         return self.flow.evaluations
 
     def nearest_captions(self, prompt: str | Sequence[str]) -> list[tuple[float, str]]:
@@ -154,8 +154,8 @@ class VLFMPipeline:
         """
         if self.captions is None:
             raise VLFMError(
-                f"{self.folder} has no {TRAINING_CAPTIONS}: an older version trained the model, or its shards were not "
-                "to be read in the end; train again"
+                f"{self.folder} has no {TRAINING_CAPTIONS}: an older version trained the model, or its shards could "
+                "not be read when training ended; train again"
             )
         return self._nearest(self.encoder.encode([prompt] if isinstance(prompt, str) else list(prompt)))
 
@@ -178,9 +178,9 @@ class VLFMPipeline:
         Args:
             num_frames, fps: how many frames, evenly spread to the video's end, or how many a second: one of the two.
                 Any number will do; the default is the rate of the clips the model was trained on.
-            duration: seconds; by default the longest T that the model was trained on. Between such lengths the video
-                is the beginning of the next longer one's: things move as fast as they do there. Beyond the longest
-                nothing was learnt (D7), and it is refused.
+            duration: seconds; by default the longest T that the model was trained on. For a length between two such,
+                the video is the beginning of one of the next longer T, and things move as fast as in that one. Beyond
+                the longest T nothing was learnt (D7): it is refused.
             height, width: of the frames, pixels; by default the first size the model was trained on.
             num_inference_steps: of sampling, for the head `coefficients` a network evaluation each, two with guidance:
                 1 shows the average of what a caption stands for, 4 or more draw one of several clips. For `velocity`,

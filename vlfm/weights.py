@@ -118,13 +118,16 @@ def fingerprint_folder(folder: Path, parts: Collection[str]) -> str:
     return whole.hexdigest()[:16]
 
 
-def load_network(kind: type, folder: Path, part: str, dtype, unused: str | None = None) -> Any:
+def load_network(
+    kind: type, folder: Path, part: str, dtype, unused: str | None = None, remedy: str = "fetch it again"
+) -> Any:
     """A diffusers or transformers network of a located folder, on the CPU, in evaluation mode, without gradients.
 
     Args:
         kind: its class, with `from_pretrained`.
         dtype: torch's, of its parameters.
-        unused: in the names of parameters that may be missing.
+        unused: a word; parameters with it in their names may be missing.
+        remedy: what to do about a network that does not load, for messages.
 
     Raises:
         VLFMError: if the file is damaged, or is not that network: a parameter that it lacks would otherwise be
@@ -141,14 +144,14 @@ def load_network(kind: type, folder: Path, part: str, dtype, unused: str | None 
     except Exception as error:
         # The loaders have no common error: a truncated file, a wrong shape and a wrong class all differ.
         raise VLFMError(
-            f"{place} does not load as {kind.__name__} ({type(error).__name__}: {str(error)[:300]}); fetch it again"
+            f"{place} does not load as {kind.__name__} ({type(error).__name__}: {str(error)[:300]}); {remedy}"
         ) from error
     missing = sorted(name for name in report["missing_keys"] if unused is None or unused not in name)
     bad = missing + [str(key) for key in report.get("mismatched_keys", ())]
     if bad:
         raise VLFMError(
             f"{place} is no whole {kind.__name__}: its weights lack {plural(len(bad), 'parameter')}, "
-            f"{bad[0]} for one; its config.json belongs to another model, or the file was cut"
+            f"{bad[0]} for one; its config.json belongs to another model, or the file was cut; {remedy}"
         )
     return network.eval().requires_grad_(False)
 

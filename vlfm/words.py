@@ -1,4 +1,4 @@
-"""Numbers in sentences and tables."""
+"""Numbers and errors in sentences and tables."""
 
 from collections.abc import Collection, Sequence
 
@@ -6,6 +6,11 @@ from collections.abc import Collection, Sequence
 def plural(count: int, noun: str) -> str:
     """A number with its noun: `1 clip`, `0 clips`, `12 clips`."""
     return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its class where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def bytes_in_words(size: float) -> str:

@@ -2,11 +2,12 @@ import types
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.conftest import make_config
 from vlfm.errors import VLFMError
 from vlfm.flow.heads import closed_form_field
-from vlfm.model.flow_model import FlowModel
+from vlfm.model.flow_model import EMPTY_CAPTION, FlowModel
 from vlfm.model.transformer import VLFMTransformer
 from vlfm.storage.files import read_json, write_json
 
@@ -166,3 +167,17 @@ def test_what_is_no_model_is_told(tmp_path):
         FlowModel.from_pretrained(tmp_path)
     made().save_pretrained(tmp_path)
     assert read_json(tmp_path / "flow.json")["fps"] == 24
+    (weights,) = (tmp_path / "transformer").glob("*.safetensors")
+    whole = weights.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b""):
+        weights.write_bytes(damaged)
+        with pytest.raises(VLFMError, match=r"transformer does not load .*; train again"):
+            FlowModel.from_pretrained(tmp_path)
+    weights.write_bytes(whole)
+    save_file(dict(list(load_file(weights).items())[1:]), weights, metadata={"format": "pt"})
+    with pytest.raises(VLFMError, match=r"lack 1 parameter.*train again"):
+        FlowModel.from_pretrained(tmp_path)
+    weights.write_bytes(whole)
+    (tmp_path / EMPTY_CAPTION).write_bytes(b"{}")
+    with pytest.raises(VLFMError, match="holds no empty caption"):
+        FlowModel.from_pretrained(tmp_path)

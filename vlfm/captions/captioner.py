@@ -15,13 +15,14 @@ from vlfm.progress import Stopwatch, progress
 from vlfm.storage.ledger import LedgerRow, check_share_of_bad, write_ledger
 from vlfm.storage.tar import read_tar, write_tar
 from vlfm.weights import load_network, locate
+from vlfm.words import first_line
 
 BATCH = 16  # pictures at once
 WORDS = 40  # tokens of a caption, at most
 
 
 class Captioner:
-    """Pictures → captions, the likeliest words one after another: the same picture gives the same caption.
+    """Pictures → captions by greedy decoding: the same picture gives the same caption.
 
     Args:
         model: a folder with safetensors weights of a model that captions (BLIP, BLIP-2, GIT), or a hub id.
@@ -42,7 +43,7 @@ class Captioner:
         except (OSError, ValueError, KeyError, ImportError, VLFMError) as error:
             raise VLFMError(
                 f"clips.captioner is {model}, which is no image-to-text model of transformers "
-                f"({str(error).splitlines()[0]})"
+                f"({first_line(error)}); give a model that captions, BLIP or GIT for example"
             ) from error
         if getattr(self._processor, "chat_template", None):
             raise VLFMError(

@@ -186,7 +186,7 @@ def _dtype(device: torch.device | str) -> torch.dtype:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """transformers reports every weight of a vision tower that a text tower leaves out, and draws progress bars."""
+    """Silence transformers: it reports each weight of the vision tower that a text tower lacks, and draws bars."""
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()

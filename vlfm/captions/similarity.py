@@ -6,11 +6,12 @@ alike is measured, both on `WORDINGS`: the threshold lies midway between the sim
 that of a thing to the nearest other one, medians over them.
 
 Measured against the demo's captions and 256 like "a red two moves right slowly", with rewordings of each, 64
-combinations held out and 19 captions of other things, on all seven layers of MiniLM, which differ as encoders do: none
-on the wrong side. With nothing taken off, up to half of the rewordings were. On its last layer the threshold is 0.45;
-rewordings lie at 0.59 or above, other things at 0.32 or below. A threshold from the training captions, the 5 % quantile
-of each one's similarity to its nearest other, says how much they are of one kind and not what a rewording is: it is
-0.95 for those combinations, above all of their rewordings, and 0.02 for captions of 16 different things.
+combinations held out and 19 captions of other things, on all seven layers of MiniLM, which differ as encoders do: no
+caption was on the wrong side of the threshold. With nothing taken off, up to half of the rewordings were. On its last
+layer the threshold is 0.45; rewordings lie at 0.59 or above, other things at 0.32 or below. A threshold from the
+training captions, the 5 % quantile of each one's similarity to its nearest other, says how much they are of one kind
+and not what a rewording is: it is 0.95 for those combinations, above all of their rewordings, and 0.02 for captions of
+16 different things.
 """
 
 from dataclasses import dataclass

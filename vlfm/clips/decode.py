@@ -134,7 +134,7 @@ def _by_source(plan: list[Clip]) -> dict[str, list[Clip]]:
 
 
 def _piece(partial: Path, clip: Clip, file: Path) -> Path:
-    """Where a finished clip lies; a local file that was replaced meanwhile does not find its old clips."""
+    """Where a finished clip lies. The name holds a local file's size and time: a replaced file gets no old clips."""
     stat = file.stat()
     version = "url" if is_remote(clip.source) else fingerprint({"size": stat.st_size, "mtime": stat.st_mtime_ns})
     return partial / f"{clip.clip_id}-{version}.tar"

@@ -1,5 +1,5 @@
-"""What runs in the killable child: `python -m vlfm.clips.decode_worker`. Names of files with tasks in, reports out, as
-lines of JSON.
+"""What runs in the killable child: `python -m vlfm.clips.decode_worker`. It reads names of task files, one a line, from
+stdin, and prints reports as lines of JSON.
 
 Reports: `{}` a sign of life, `{"clip": …}` or `{"cut": …}` a result, `{"failed": …}` the decoder is not to be
 trusted here, `{"fatal": …}` the disk is full, `{"end": true}` all done. Finished clips go straight to disk,

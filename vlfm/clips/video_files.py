@@ -23,12 +23,13 @@ import imageio_ffmpeg
 import numpy as np
 
 from vlfm.errors import BadClip
+from vlfm.words import first_line
 
 # Playlists name further files or hosts to read; a clip's source is one file.
 REFUSED = ("hls", "concat", "dash", "ffconcat", "sdp", "rtsp", "imf", "image2", "tty")
 
 # Where decord was measured to give ffmpeg's frames at ffmpeg's times (benchmarks/decoders.py). On MPEG program streams
-# its times are others without a word, on transport streams its frames, and version 0.6.0 rounds ten bits differently.
+# its times are wrong without a warning, on transport streams its frames are; 0.6.0 rounds 10-bit video differently.
 DECORD = ("mov", "mp4", "matroska", "webm")
 DECORD_PIXELS = re.compile(r"(yuvj?4(20|22|44)p|gray)\b")
 
@@ -343,7 +344,7 @@ class DecordFrames:
             self.reported = len(self._video)
             times = self._video.get_frame_timestamp(range(self.reported))[:, 0].astype(np.float64)
         except Exception as error:
-            raise Suspicious(f"decord cannot open it: {_first_line(error)}") from error
+            raise Suspicious(f"decord cannot open it: {said(first_line(error))}") from error
         if media.ticks is not None and media.ticks <= 100_000:
             times = np.round(times * media.ticks) / media.ticks  # decord keeps them in float32
         self._shape = (media.height, media.width, 3)
@@ -356,14 +357,10 @@ class DecordFrames:
             try:
                 frame = self._video.next().asnumpy()
             except (Exception, StopIteration) as error:
-                raise Suspicious(f"decord stopped at {shown:.3f} s: {_first_line(error)}") from error
+                raise Suspicious(f"decord stopped at {shown:.3f} s: {said(first_line(error))}") from error
             if frame.shape != self._shape:  # (…, 4) where 3 · width, rounded up to 64 bytes, is 4 · width
                 raise Suspicious(f"decord gives pictures of {frame.shape}, not {self._shape}, at {shown:.3f} s")
             yield float(shown), frame
-
-
-def _first_line(error: BaseException) -> str:
-    return said((str(error).splitlines() or [type(error).__name__])[0])
 
 
 def said(line: str) -> str:

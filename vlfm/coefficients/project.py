@@ -19,8 +19,8 @@ from vlfm.storage.files import write_json
 from vlfm.storage.fingerprints import fingerprint
 from vlfm.storage.ledger import LedgerRow, write_ledger
 
-# Of clips whose source has fewer frames a second than `clips.fps`. Better than a lower order, which holds the higher
-# coefficients at zero, at every length and rate tried: `benchmarks/slow_sources.py`.
+# The ridge for clips whose source has fewer frames a second than `clips.fps`. At every length and rate tried, it beats
+# a lower order, which holds the higher coefficients at zero: `benchmarks/slow_sources.py`.
 FEW_FRAMES_RIDGE = 1e-5
 
 VERSION = 5  # of what this module writes; raise it when the same settings give other files

@@ -57,8 +57,8 @@ def add(commands: Commands) -> None:
     experiment.add_argument("name", choices=(*EXPERIMENTS, *ON_REQUEST), help="which")
     experiment.add_argument(
         "--part",
-        help="of an experiment that trains: ablation, a head; baselines, `prepare` and then VARIANT-SEED; depth, "
-        "`prepare` and then a depth. Without it, gather what the parts gave",
+        help="one part of an experiment that trains. ablation: a head; baselines: `prepare`, then VARIANT-SEED; depth: "
+        "`prepare`, then a depth. Without --part, gather what the parts gave",
     )
     commands.add(
         "theory",

@@ -43,8 +43,8 @@ def _add_extrapolate(commands: Commands) -> None:
         "--tail",
         choices=["motion", "hold", "linear", "refit", "continued"],
         help="motion: everything goes on as it last moved and comes to rest (default on pixels); at fixed places: "
-        "hold, the last frame stays (default in latents), linear, along the end slope, refit, along a line through the "
-        "last window, continued: cosines play backwards, Legendre polynomials (the paper's) "
+        "hold: the last frame stays (default in latents); linear: along the end slope; refit: along a line through the "
+        "last window; continued: cosines play backwards, Legendre polynomials (the paper's) "
         "are refused where they explode",
     )
     sub.add_argument("--fps", help="frames a second; default the input's own")
@@ -156,8 +156,8 @@ def _add_generate(commands: Commands) -> None:
     sub.add_argument("--model", type=Path, default=Path("results/model"), help="default results/model")
     sub.add_argument(
         "--fps",
-        help="frames a second: 16, 29.97, 60000/1001, or 2x the model's clips'; default theirs. For any the head "
-        "coefficients is asked as often",
+        help="frames a second: 16, 29.97, 60000/1001, or 2x the model's clips'; default theirs. At any rate "
+        "the head coefficients is evaluated equally often",
     )
     sub.add_argument(
         "--seconds",
@@ -171,15 +171,15 @@ def _add_generate(commands: Commands) -> None:
         "--steps",
         type=int,
         help="of sampling, a network evaluation each, two with guidance: 1 for the average of what a caption stands "
-        "for, 4 or more to draw one of several clips; for the head velocity, solver steps a frame. Default what the "
-        "model's evaluation.steps says",
+        "for, 4 or more to draw one of several clips; for the head velocity, solver steps a frame. Default: the "
+        "model's evaluation.steps, or for velocity its evaluation.solver_steps",
     )
     sub.add_argument(
         "--guidance",
         type=float,
         help="above 1 needs a model trained with training.caption_dropout; default what its evaluation.guidance says",
     )
-    sub.add_argument("--seed", type=int, default=0, help="the same gives the same video, another another (default 0)")
+    sub.add_argument("--seed", type=int, default=0, help="the same seed gives the same video (default 0)")
 
 
 def _generate(arguments):

@@ -93,9 +93,10 @@ def generate(
 def _retraced(inverse: DDIMInverseScheduler, output: torch.Tensor, timestep: int, state: torch.Tensor) -> torch.Tensor:
     """The state that DDIM, given the model's `output` there, takes to `state`.
 
-    diffusers' inverse step is that for a model that predicts noise. Of v = cos φ · ε − sin φ · x₀ it makes noise at the
-    level φ of `state`, generation at the level φ' that it comes from: `cos Δ · state + sin Δ · v`, Δ = φ' − φ, stands
-    where `(state + sin Δ · v) / cos Δ` leads back, and no refinement of the former would.
+    For a model that predicts noise, this is diffusers' inverse step. For one that predicts v = cos φ · ε − sin φ · x₀
+    it is not: the inverse step turns v into noise at the level φ of `state`, generation at the level φ' that it starts
+    from. With Δ = φ' − φ the inverse step gives `cos Δ · state + sin Δ · v`, but what leads back is
+    `(state + sin Δ · v) / cos Δ`, and refining the former does not get there.
     """
     reached = inverse.step(output, timestep, state).prev_sample
     if inverse.config.prediction_type != "v_prediction":

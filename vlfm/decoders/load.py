@@ -72,8 +72,8 @@ def recorded_fingerprint(
 ) -> str:
     """`decoder_fingerprint`, from a record of it as long as no file has changed since: every job of a run asks.
 
-    The record holds each file's size and its times of the last change of content and of anything (which nothing sets
-    back); where one differs, or there is a file more or less, all are read again and the record is renewed.
+    The record holds each file's size, mtime and ctime (nothing sets a ctime back). If one differs, or a file was added
+    or removed, all files are read again and the record is renewed.
 
     Args:
         record: a JSON file, written where it can be.

@@ -136,8 +136,8 @@ class StableDiffusionDecoder(PromptedDecoder):
         walked = walked_steps(self.steps, self.depth)
         if len(null_text) != walked:
             raise VLFMError(
-                f"the null text is of {len(null_text)} steps, inversion.steps is {self.steps} and inversion.depth "
-                f"{self.depth:g}, which are {walked}; invert again"
+                f"the null text is of {len(null_text)} steps, but inversion.steps {self.steps} at inversion.depth "
+                f"{self.depth:g} are {walked} steps; invert again"
             )
         each = null_text.to(self.device, torch.float32)
 

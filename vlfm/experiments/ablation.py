@@ -5,8 +5,8 @@ trained through the ordinary trainer for `experiments.ablation_steps` steps, at 
 and direct uniformly over the clip (Definition D.9), coefficients as configured. Scored are clips recovered from their
 captions, in pixels.
 
-Equal steps: the trained networks. Equal seconds: each network when the one that was done first was done, read off its
-curve of PSNR against seconds, linearly between measurements.
+After equal steps: the trained networks. After equal seconds: each network at the time at which the fastest was done,
+read off its curve of PSNR against seconds, linearly between measurements.
 """
 
 import shutil
@@ -137,8 +137,8 @@ class Curve:
     """PSNR and seconds of training on the way, kept in a file: what the trainer calls with the network and the step.
 
     Attributes:
-        rows: one per measurement: the step, the scores, the seconds since the last and whether they are all of the
-            training between the two: not where the job was stopped in between.
+        rows: one per measurement: the step, the scores, the seconds since the last one, and whether these are all the
+            seconds of training since it: they are not if the job was stopped in between.
         watch: runs while there is training.
     """
 

@@ -1,8 +1,8 @@
 """Where on the way to noise paths should live: `inversion.depth` from the autoencoder's latents, 0, to noise, 1.
 
 The stages' own functions invert and project some of the run's clips at each depth, and train a network on them for
-`experiments.depth_steps` steps. Measured is what each stage costs and what the network learns of held-out captions: the
-deeper, the more a latent looks like noise, to the path and to the network.
+`experiments.depth_steps` steps. What each stage costs is measured, and what the network learns of held-out captions:
+the deeper, the more a latent looks like noise, to the path and to the network.
 
 Depths above 0 walk with a noise predictor. Where the run's decoder has none (its depth is 0), the sweep
 trains one of its own, on the run's autoencoder.
@@ -150,8 +150,8 @@ def try_depth(run: Run, output: Path, depth: float) -> None:
 
 
 def _is_made(store: Path, clips: Path, identity: str) -> bool:
-    """Whether a job that was killed later inverted this shard: the same clips with the same settings. What was made
-    otherwise is removed."""
+    """Whether an earlier job, killed since, has inverted this shard from the same clips with the same settings. A store
+    made otherwise is removed."""
     if not store.exists():
         return False
     if LatentStore(store).fingerprint == identity and store.stat().st_mtime > clips.stat().st_mtime:

@@ -121,7 +121,7 @@ def _of_scene(run: Run, seed: int, size: tuple[int, int], folder: Path) -> dict:
 def carried(kind: str, basis: str, order: int, given: int) -> int:
     """The order of a path of this kind through `given` frames: `order`, lowered to what they carry between them.
 
-    A hybrid path has less to add to its projection: it gets what half the frames carry.
+    The projection of a hybrid path can do with less, as residuals are added to it: it gets what half the frames carry.
     """
     frames = max(1, given // 2) if kind == "hybrid" else given
     return min(order, BASES[basis].safe_order(frames))

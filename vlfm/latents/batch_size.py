@@ -110,7 +110,7 @@ def find_batch_size(
 
 
 def _rate(work: Callable[[int], None], size: int, device: torch.device) -> float:
-    """Frames a second, the best of the runs but the first; that one at a size pays for choosing kernels."""
+    """Frames a second: the best of all runs at a size but the first, in which kernels are still chosen."""
     seconds = []
     for _ in range(RUNS):
         start = time.perf_counter()

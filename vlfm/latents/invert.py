@@ -31,7 +31,7 @@ from vlfm.storage.ledger import LedgerRow, check_share_of_bad, write_ledger
 from vlfm.storage.locks import sole_writer
 from vlfm.words import plural
 
-# What decides the latents but for the last bits; batch size and compilation decide those, and `check` nothing.
+# What decides the latents, up to their last bits. Batch size and compilation decide only the last bits, `check` none.
 SETTINGS = (
     "inversion.depth",
     "inversion.steps",

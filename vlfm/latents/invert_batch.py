@@ -20,7 +20,7 @@ from vlfm.errors import VLFMError
 from vlfm.frames import psnr, to_tensor
 from vlfm.latents.batch_size import LARGEST, RUNS, BatchSizes, find_batch_size
 from vlfm.progress import Stopwatch
-from vlfm.words import plural
+from vlfm.words import first_line, plural
 
 PROBE_STEPS = 4  # of the walks that find how many frames fit
 
@@ -173,4 +173,4 @@ def frames_at_once(config: configs.Config, decoder: VisualDecoder, clip: Decoded
 def _does_not_fit(size: int, decoder: VisualDecoder, error: BaseException) -> str:
     remedy = "clips.size to less" if size == 1 else "inversion.batch_size to less, or to auto"
     who = "1 frame does" if size == 1 else f"{size} frames at once do"
-    return f"{who} not fit {decoder.device} ({str(error).splitlines()[0]}); set {remedy}"
+    return f"{who} not fit {decoder.device} ({first_line(error)}); set {remedy}"

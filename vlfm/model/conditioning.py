@@ -6,7 +6,7 @@ from torch import nn
 
 from vlfm.captions.pooling import mean_embedding
 
-# Of the spread of all channels: what a channel that hardly varies over the captions is divided by at least.
+# A channel that hardly varies over the captions is divided by at least this share of the channels' RMS spread.
 LEAST_SPREAD = 0.01
 SAME = 1e-3  # captions whose spread is a smaller share of their size are all the same, but for rounding
 

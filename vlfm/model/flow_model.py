@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Self
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from vlfm import config as configs
@@ -19,6 +20,7 @@ from vlfm.flow.solvers import PREDICTION_REMEDY, check_query_times, ode, render
 from vlfm.model.guidance import Captions, Guided
 from vlfm.model.transformer import VLFMTransformer
 from vlfm.storage.files import atomic_path, read_json, write_json
+from vlfm.weights import load_network
 
 EMPTY_CAPTION = "empty_caption.safetensors"
 EVERYWHERE = (0.0, 1.0)
@@ -32,8 +34,8 @@ class FlowModel:
         transformer: in evaluation mode.
         flow: basis, order and schedule. fps, durations: of the clips it was trained on, frames a second and seconds.
         empty_caption: tokens (L, D) and mask (L,), for guidance; None if it never saw one.
-        observed: length of a clip, one of `durations` → shares of it between which all training clips of that length
-            that have N frames have them; all of it, for a length that is not there.
+        observed: T, one of `durations` → (first, last) in shares of T, between which every training clip of that length
+            with N frames has frames; (0, 1) for a length that is missing.
         evaluations: of the network for each clip, in the last call of `latents`; a guided one counts twice.
     """
 
@@ -62,7 +64,7 @@ class FlowModel:
         """Read what `save_pretrained` wrote.
 
         Raises:
-            VLFMError: if there is no trained model.
+            VLFMError: if there is no trained model, or a file of it is damaged.
         """
         folder = Path(folder)
         if not (folder / "flow.json").exists():
@@ -74,12 +76,14 @@ class FlowModel:
             observed = _read_observed(about.get("observed", EVERYWHERE), durations)
         except (KeyError, TypeError, ValueError) as error:
             raise VLFMError(f"{folder / 'flow.json'} was written by another version ({error}); train again") from error
-        transformer = VLFMTransformer.from_pretrained(folder / "transformer", use_safetensors=True)
-        transformer.eval().requires_grad_(False)
+        transformer = load_network(VLFMTransformer, folder, "transformer", torch.float32, remedy="train again")
         empty = None
         if (folder / EMPTY_CAPTION).exists():
-            read = load_file(folder / EMPTY_CAPTION)
-            empty = read["tokens"], read["mask"]
+            try:
+                read = load_file(folder / EMPTY_CAPTION)
+                empty = read["tokens"], read["mask"]
+            except (SafetensorError, OSError, KeyError) as error:
+                raise VLFMError(f"{folder / EMPTY_CAPTION} holds no empty caption ({error}); train again") from error
         return cls(transformer, flow, fps, durations, empty, observed).to(device)
 
     def save_pretrained(self, folder: Path | str) -> None:
@@ -124,7 +128,7 @@ class FlowModel:
         )
 
     def hold(self, times: torch.Tensor, duration: float | None = None) -> torch.Tensor:
-        """Seconds within a clip, those outside what training saw of its clips moved to its ends.
+        """Times within a clip, seconds; those outside the range that training saw are moved to the nearer end of it.
 
         A video shows its first and last picture there, as a player does: the frame on display at T was captured up to
         a frame before it, and a path beyond its data means nothing (D7).

@@ -9,7 +9,7 @@ def rate_times(fps: float, duration: float) -> np.ndarray:
 
 
 def shown_times(fps: float, duration: float, times: np.ndarray) -> np.ndarray:
-    """The instants of a rate, those outside a clip's own frames at `times` moved to its first and last.
+    """The instants of a rate, in seconds; those before the first or after the last of a clip's `times` are moved to it.
 
     The frame on display at T was captured up to a frame before it; a path beyond its data means nothing (D7).
     """

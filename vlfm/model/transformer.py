@@ -13,7 +13,7 @@ from vlfm.flow.heads import CoefficientsHead, DirectHead, VelocityHead
 from vlfm.model.conditioning import TimeAndCaption
 from vlfm.model.convolution import ConvolvedBlock
 
-# Of the patch embedding at the start; measured on the demo, where 1 makes training stall at the mean.
+# The patch embedding's initial weights are scaled by this: on the demo, 1 makes training stall at the mean.
 INPUT_GAIN = 0.2
 # Sinusoids that tell a clip's length, and how far apart they put one that is twice as long.
 DURATION_CHANNELS = 256

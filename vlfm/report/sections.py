@@ -170,4 +170,4 @@ def _figure(path: Path, library: Library) -> str:
     try:
         return library.picture(path.read_bytes(), "image/svg+xml")
     except FileNotFoundError:
-        raise VLFMError(f"{path} is missing: the stage that writes it has not run to its end") from None
+        raise VLFMError(f"{path} is missing: its stage has not run to its end; run `snakemake` again") from None

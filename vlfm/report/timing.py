@@ -44,7 +44,7 @@ def loss_curve(metrics: Path) -> str:
 
 
 def timed_samples(config: configs.Config, training: dict, results: Path) -> int:
-    """Samples seen in the seconds of training's benchmark, which are those since it last went on."""
+    """Samples seen in the seconds that training's benchmark holds: those since the training last started or went on."""
     return (training["steps"] - (resumed_step(results) or 0)) * config.training.batch_size
 
 

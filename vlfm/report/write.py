@@ -1,7 +1,7 @@
 """The report: one HTML page with everything in it, readable offline, on a phone and with a keyboard.
 
-A run is shown as far as it has come: scores and videos there must be, the experiments and the theory are shown where
-they have run and named where they have not. Nothing is fetched: the page forbids it to itself (its Content-Security-
+A run is shown as far as it has come. Scores and videos must be there; the experiments and the theory are shown if they
+have run, and named if not. Nothing is fetched: the page forbids it to itself (its Content-Security-
 Policy), and its videos are base64 blocks at its end, which become videos when they come into view.
 """
 

@@ -12,12 +12,12 @@ class BackgroundWork:
         self._work: Future[None] | None = None
 
     def start(self, work: Callable[[], None]) -> None:
-        """Begin some work, once the one before is done. Raises what that one raised, as all of these do."""
+        """Begin some work once the work before is done. Raises what that raised, as `check` and `wait` do."""
         self.wait()
         self._work = self._thread.submit(work)
 
     def check(self) -> None:
-        """Whether all is well so far, without waiting."""
+        """Raise the error of work that has failed, without waiting for work that goes on."""
         if self._work is not None and self._work.done():
             self.wait()
 

@@ -72,8 +72,8 @@ def write_bytes(path: Path | str, data: bytes) -> None:
 
 
 def remove_partial(partial: Path) -> None:
-    """Remove the folder `….partial-IDENTITY` of work that is complete; with a word also those of the same work under
-    other identities, which nothing will go on with."""
+    """Remove the folder `….partial-IDENTITY` of work that is complete. Remove those of the same work under other
+    identities as well, which nothing will go on with, and say so on stderr."""
     for folder in partial.parent.glob(f"{partial.name.rpartition('-')[0]}-*"):
         if folder != partial:
             print(f"removing {folder}: work under other settings, never finished", file=sys.stderr)

@@ -22,7 +22,7 @@ POLL = 0.2
 def lock(path: Path, mode: int) -> BinaryIO:
     """An open file that is locked until it is closed; `mode` is that of `fcntl.flock`.
 
-    Who waited for a file that was removed meanwhile has locked nothing that anybody else will see.
+    If the file was removed while this waited, nobody else would see the lock: the file is made and locked anew.
 
     Raises:
         BlockingIOError: with `LOCK_NB`, if another process holds it.

@@ -16,7 +16,7 @@ Row = dict[str, Any]
 def write_table(path: Path, rows: Sequence[Row]) -> None:
     """Rows as CSV, atomically: floats with four decimals at most, None and NaN as empty cells.
 
-    The columns are those of the first rows that have them.
+    A column for every key of any row, in the order in which they first occur.
 
     Raises:
         VLFMError: if there is no row.

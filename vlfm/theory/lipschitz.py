@@ -33,7 +33,7 @@ def measure_lipschitz(
 
     map: `decoder`, latents u → frames, or `autoencoder`, its latents → frames. direction: `worst found` (climbed
     with gradients, where the decoder has them), `random`, `next frame`, `projection error` and `network error`.
-    size: ‖δ‖/‖u‖. `grid` tells the fixed sizes from the error's own size.
+    size: ‖δ‖/‖u‖. `grid` is true for the fixed sizes (`SIZES`), false for the step's own size.
     """
     frames = spread(groups, FRAMES)
     points = torch.stack([groups[g].latents[c, n] for g, c, n in frames]).float()

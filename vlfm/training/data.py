@@ -46,7 +46,7 @@ class Moments:
         caption_channels: D, width of a caption's token embedding.
         fingerprint: of the projection that made them, the same in every shard.
         shards: each shard's own, in the order of the files.
-        observed: T → shares of T between which the frames of all clips of that length lie that have N frames.
+        observed: T → (first, last), shares of T: every clip of that length with N frames has frames from first to last.
     """
 
     clips: int
@@ -88,7 +88,7 @@ def read_moments(paths: list[Path]) -> Moments:
             settings: another projection, order or decoder; names two that differ.
     """
     if not paths:
-        raise VLFMError("there is no coefficient shard to train on")
+        raise VLFMError("there is no coefficient shard to train on; run `snakemake coefficients` first")
     parts = {path: read_json(path) for path in paths}
     first, reference = next(iter(parts.items()))
     for path, part in parts.items():

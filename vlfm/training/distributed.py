@@ -62,7 +62,7 @@ class ProcessGroup:
             self._group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
 
     def any(self, wish: bool, error: VLFMError | None = None) -> bool:
-        """Whether any process wishes so; all answer alike. Every process must ask.
+        """Whether `wish` is true in any process; all get the same answer. Every process must call this.
 
         Raises:
             VLFMError: in all processes, if one has an error to tell.

@@ -87,7 +87,7 @@ def train(
         with group.together():
             if main:
                 held.enter_context(sole_writer(checkpoints / identity))
-                # What the model's folder will say of it: better missed now than after the last step.
+                # The model's folder names the caption encoder: better to miss it now than after the last step.
                 encoder = caption_encoder_fingerprint(config) if decoder else None
         saved = Checkpoints(checkpoints / identity, settings.keep)
         _resume(trainer, saved)
@@ -223,5 +223,5 @@ def _captions(shards: list[Path], moments: Moments, seed: int) -> TrainingCaptio
     try:
         return training_captions(shards, moments, seed)
     except VLFMError as error:
-        print(f"warning: the model will not know a caption unlike those of its training: {error}", flush=True)
+        print(f"warning: the model will not know when a caption is unlike those of its training: {error}", flush=True)
         return None

@@ -12,7 +12,7 @@ def muon_class(device: torch.device) -> type[torch.optim.Optimizer]:
     """Muon of pytorch-optimizer with two changes to how it orthogonalises momentum.
 
     - **A head at a time.** Queries, keys and values of one attention head are a linear layer of their own, and so is
-      what its output adds. Each is orthogonalised by itself: of 12 heads of 64, in a seventeenth of the products. A
+      what its output adds. Each is orthogonalised by itself: for 12 heads of 64, with a seventeenth of the products. A
       step of the demo takes 3.0 s in place of 5.4 s, and 300 steps teach it a little less (docs/experiments.md). A
       group of parameters says how: `split` is `by_rows`, `by_columns` or `whole` (see `VLFMTransformer.matrices`),
       `heads` their number.

@@ -1,7 +1,7 @@
 """Steps whose gradient is not finite: how it is found out, what is said of them, and when they end a run.
 
-A step that changes weights only where its gradient is finite has to know it. On a GPU that is to wait for all the work
-that was handed to it, at each step. So steps there are trusted: they go on, and every few of them one look tells
+To change weights only if its gradient is finite, a step has to know whether it is. On a GPU that means waiting, at each
+step, for all the work that it was given. So steps there are trusted: they go on, and every few of them one look tells
 whether all were good. If one was not, everything is put back to where it was at the look before, and the same steps
 are taken again, asking at each. What comes of it is the same.
 """

@@ -91,7 +91,7 @@ class Objective:
         """The loss of each clip, (B,).
 
         `coefficients`: the Parseval loss, in units of the latents' mean square. `direct`: the error of H g(t) in the
-        same units, whose mean over the span of the basis is the former. `velocity`: the error of dψ/dt per frame
+        same units; its mean over the span of the basis is the Parseval loss. `velocity`: the error of dψ/dt per frame
         interval, in those units. There σ̇ is of order 1 at any frame rate, like the 1 that `training.weighting` adds to
         σ̇² before it divides.
 

@@ -75,8 +75,8 @@ def _wait_for(device: torch.device) -> None:
 
 
 def flops_per_sample(model: VLFMTransformer, batch: Batch) -> float:
-    """FLOP of a training step on one clip of the batch: of the products forwards, times three, as is usual: backwards
-    are twice as many. What gradient checkpointing repeats is not counted.
+    """FLOP of a training step on one clip of the batch: as usual, three times those of the forward pass's products, as
+    the backward pass has twice as many. What gradient checkpointing repeats is not counted.
 
     Nothing is computed: the network runs on PyTorch's `meta` device.
     """

@@ -27,7 +27,7 @@ from vlfm.errors import VLFMError
 from vlfm.frames import to_tensor, to_uint8
 from vlfm.pipeline import VLFMPipeline
 
-FADING = 4.0  # intervals of the model's clips in which that dies away: measured, 1, 2 and 8 lose 0.1 to 0.2 dB
+FADING = 4.0  # frame intervals of its clips in which what the path lacks dies away; 1, 2 and 8 lose 0.1 to 0.2 dB
 FEATHER = 1 / 8  # of a side, where the model's picture goes over into what surrounds it
 
 
@@ -54,9 +54,9 @@ class ModelSettings:
 class Continuation:
     """Frames after a film's last one: `begin(frame)`, then calls with ever later times.
 
-    The model sees what its clips showed of their videos, the middle of the picture in the shape of its nearest size,
-    made as small as that. Its frames are made as large again, and what they lack of the last frame's detail dies away
-    as well. Around them, if the shapes differ, another tail's frames stay.
+    The model sees of the film what its clips showed of their videos: the middle, cropped to the shape of the nearest of
+    its sizes and scaled down to it. Its frames are scaled up again, and what they lack of the last frame's detail dies
+    away as well. Around them, if the shapes differ, another tail's frames stay.
 
     Args:
         size: (H, W) of the film, pixels. aspect: width of its pixels over their height.

@@ -96,7 +96,7 @@ def parse_rate(text: str, rate: Fraction) -> Fraction:
         if abs(Fraction(whole * 1000, 1001) - number) < Fraction(1, 150):
             number = Fraction(whole * 1000, 1001)
     if not 0 < number <= FASTEST:
-        raise VLFMError(f"--fps {text}: the output can have up to {FASTEST} frames a second")
+        raise VLFMError(f"--fps {text}: the output must have more than 0 and at most {FASTEST} frames a second")
     return number
 
 

@@ -66,7 +66,7 @@ class Motion:
         """Frames at `shares` (K,) of the way from `first` to `second`, 0 … 1: uint8 (K, H, W, 3).
 
         The flows at the instant are those of the pair combined as if motion were straight and steady (Jiang et al.,
-        2018, without the network). Where the moved frames agree no better than the frames themselves, they fade.
+        2018, without the network). Where the moved frames agree no better than the given ones, these fade instead.
         """
         forth, back = self._flow(first, second)
         made = np.empty((len(shares), *first.shape), np.uint8)

@@ -119,7 +119,7 @@ def _weights(
 
 
 def _identity_path(kind: str, times: tuple[float, ...], order: int, ridge: float, basis: str):
-    """The path, and how much later than `times` it has them: as clips have theirs, the first a frame after 0."""
+    """The path, and the seconds by which it lies later than `times`: as in clips, its first frame is one after 0."""
     lead = times[-1] / (len(times) - 1)
     knots, duration = torch.tensor(times, dtype=torch.float64) + lead, times[-1] + lead
     eye = torch.eye(len(times), dtype=torch.float64)[None]

@@ -48,7 +48,7 @@ def video_writer(
         threads: of x264. Another number gives other bytes, the same number the same.
 
     Raises:
-        VLFMError: if ffmpeg fails, with what it said; from the block it passes everything on, and leaves no file.
+        VLFMError: if ffmpeg fails, with what it said; what the block raises is passed on, and no file is left.
     """
     path = Path(path)
     check_output(path)

@@ -60,7 +60,7 @@ def plan(wildcards):
 
 
 def planned(wildcards):
-    """No input, where params alone read the plan, which Snakemake fetches from a storage only as it asks for inputs."""
+    """No files. For rules whose params alone read the plan: Snakemake fetches it from a storage only for inputs."""
     plan(wildcards)
     return []
 

@@ -67,7 +67,7 @@ class Cache:
                             make(path)
                     finally:
                         making.unlink(missing_ok=True)
-            # Last used is the time of access; the other one says which file it is, where it comes from an archive.
+            # The access time says when it was last used. The time of change stays: a member has that of its archive.
             with contextlib.suppress(PermissionError):  # a file of somebody who shares the folder
                 os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
         except BaseException:
@@ -127,7 +127,7 @@ def _hold(handle: BinaryIO | None) -> None:
 
 @contextlib.contextmanager
 def _unused(path: Path) -> Iterator[bool]:
-    """Whether no job uses what the lock stands for, and none begins to within the block, after which it is removed."""
+    """Whether no job uses what the lock stands for. If so, none begins to within the block, and the lock is removed."""
     try:
         handle = lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

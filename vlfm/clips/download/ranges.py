@@ -139,7 +139,7 @@ class VirtualFile(io.RawIOBase):
     Attributes:
         size: bytes.
         tail: the last bytes, in memory.
-        remember: from here on, put everything from where something is read to the end of the file into `tail`.
+        remember: while true, each read also puts all that lies from its place to the end of the file into `tail`.
     """
 
     LARGEST_TAIL = 1 << 28  # bytes; two million members of an archive

@@ -12,7 +12,7 @@ AHEAD = 60.0  # seconds; the jobs' queue is never this long, so a file that says
 
 
 class Rate:
-    """A queue for the line: whoever has read some bytes waits until those before it, and they, have had their time.
+    """A queue for the network: after reading bytes a job waits as long as they and all bytes queued before them take.
 
     The end of the queue is a number in a file that the jobs of a machine share. Bursts are not saved up for.
 

@@ -10,6 +10,7 @@ import urllib3
 from vlfm.clips.download.rate import Rate
 from vlfm.clips.download.retries import Again, asked_wait
 from vlfm.errors import BadClip
+from vlfm.words import first_line
 
 SLOWEST = 1024  # bytes a second, averaged over a timeout; a slower server is given up
 REDIRECTS = 10
@@ -140,4 +141,4 @@ class Answer:
 
 
 def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+    return first_line(error)[:300]

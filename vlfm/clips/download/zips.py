@@ -53,8 +53,8 @@ def split_zip(source: str) -> tuple[list[str], str]:
     for part in parts:
         if is_http(part) and split_address(part)[1] != Checks():
             raise BadClip(
-                f"{source}: what stands after a # is checked of whole files, and of an archive only a member is read, "
-                "which has a checksum of its own; leave it out"
+                f"{source}: a checksum or size after # is checked on whole files, but of an archive only one member is "
+                "read, which has a checksum of its own; leave it out"
             )
     return parts, member
 

@@ -63,9 +63,9 @@ def build_index(clips: config.Clips, manifest: Path, ledger: Path, shards: Path)
 
     The plan is in the index's order, and frozen. Clips of an earlier plan at the same place keep their shard, clips no
     longer listed drop out of theirs, new ones fill new shards after the last number ever given. The plan is also
-    kept in `plan.json` beside the manifest, which is no output of a rule and survives its rerun. Only a clip whose
-    split has changed, or that other settings give another size than the rest of its shard, leaves it as if it were
-    new.
+    kept in `plan.json` beside the manifest, which is no output of a rule and survives its rerun. A clip leaves its
+    shard and counts as new only if its split has changed, or if other settings give it another size than the rest of
+    its shard.
 
     Args:
         clips: the settings; `clips.index` is `demo`, `moving-digits` (which `make_digits` has drawn beside the
@@ -213,7 +213,7 @@ def _check_text(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise BadClip(f"it holds half of a character at {error.start} ({error.reason}); mend the row") from None
+        raise BadClip(f"the text holds half of a character (at {error.start}, {error.reason}); mend the row") from None
 
 
 def _writable(text: str) -> str:

@@ -95,7 +95,7 @@ class Cutter:
         """
         _, found = self._open(source)
         if not found.fps:
-            raise BadClip(f"{source}: it tells no frame rate, which its frame numbers need; leave the row out")
+            raise BadClip(f"{source} states no frame rate, to turn its frame numbers into seconds; leave the row out")
         return found.fps
 
     def _open(self, source: str) -> tuple[Path, video_files.Media]:

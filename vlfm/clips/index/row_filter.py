@@ -39,7 +39,7 @@ class RowFilter:
         """Whether a row is wanted.
 
         Raises:
-            VLFMError: `where` names a column that there is not; with those there are. Told at the first row.
+            VLFMError: `where` names an unknown column; the message lists the known ones. Raised at the first row.
         """
         if not self._checked:
             there = self._columns | row.columns.keys() | {"licence"}

@@ -14,7 +14,7 @@ BATCH = 8192  # clips
 
 
 class Spool:
-    """A file without a name, which a kill leaves nothing of: clips are added in order and taken in any.
+    """A file without a name, of which nothing is left after a kill. Clips are added in order and taken in any order.
 
     Args:
         folder: on the disk that it lies on.

@@ -118,7 +118,7 @@ def seconds_of(source: str, column: str, cell: str) -> float | None:
 
 
 def clock(name: str, column: str, text: str) -> float:
-    """Seconds of a time of day, `1:30:42` or `00:03:10.567`.
+    """Seconds of a timestamp in a video, `1:30:42` or `00:03:10.567`.
 
     Raises:
         BadClip: it is none.
@@ -169,7 +169,7 @@ def place_of(
     Args:
         cut: names that a file of just the stretch may have. whole: names that a file of all of it may have.
         start, end: the stretch, seconds in the whole video.
-        remote: the source in the manifest where neither is there, whose time zero is `start` if it is of YouTube.
+        remote: the source in the manifest if neither file is there; if it is of YouTube, its time zero is `start`.
         one_shot: whether the data set says that the stretch is of one shot.
     """
     length = round(end - start, 6)

@@ -12,11 +12,11 @@ import numpy as np
 from vlfm.clips.moving_digits.language import COLOURS, DIRECTIONS, SPEEDS, MovingDigit
 
 VERSION = 2  # of the pictures; raise it when the same digits are drawn otherwise
-SIDE = {1: 1 / 2, 2: 13 / 32}  # by how many digits there are: of a digit's eight pixels, over the picture's
+SIDE = {1: 1 / 2, 2: 13 / 32}  # digits in a clip → side of a digit's eight pixels, as a share of the picture's side
 GROUND = 12  # grey level behind the digits
 INK = 1.15  # strokes are drawn this much stronger than they were scanned, full ink at most
 ANYWHERE = 0.5  # of the picture's side: with that much to wander, a digit may be wherever it fits
-DRAWS = 8  # of the places where two digits begin; taken is the one in which they stay furthest apart
+DRAWS = 8  # starts that are drawn for two digits; the one in which they stay furthest apart is taken
 
 
 @functools.cache

@@ -1,6 +1,6 @@
 """Whether generated clips are copies of training clips.
 
-A distance tells copies only beside what is usual between clips that are none, and each space sees other copies:
+A distance shows a copy only beside the usual distance of clips that are not copies. Each space finds different copies:
 
 - `pixel_vectors`: the same picture at the same place. Two clips of one thing at two places are far apart, so this
   finds what was stored and played back, and nothing else.
@@ -124,8 +124,8 @@ class Copies:
         """(B,) float64, 1 for generated clips less than half as far from a training clip as `typical`.
 
         Half: the nearest of thousands is nearer than one taken at random, without being a copy. On 4,096 moving
-        digits, aligned: no new clip of 256 in new handwriting; 98 % of the training clips themselves once they went
-        through a decoder of 8-pixel patches, moved before or not. All 0 where there is no typical distance.
+        digits, aligned, it is 1 for none of 256 new clips in new handwriting, and for 98 % of the training clips after
+        a decoder of 8-pixel patches, moved beforehand or not. All 0 where there is no typical distance.
         """
         return (self.distance < self.typical / 2).astype(np.float64)
 

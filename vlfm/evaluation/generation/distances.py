@@ -1,6 +1,6 @@
 """How far generated clips lie from the true ones, and how much they differ: on feature vectors (B, D).
 
-What is one number a clip or caption is returned as such, for `vlfm.evaluation.intervals.mean_interval`.
+Measures that have one number a clip or caption return all of them, for `vlfm.evaluation.intervals.mean_interval`.
 """
 
 from collections.abc import Sequence
@@ -88,8 +88,8 @@ def precision_recall(real: np.ndarray, generated: np.ndarray, k: int = 3) -> tup
 def diversity(features: np.ndarray, groups: Sequence) -> np.ndarray:
     """Mean distance between two clips of one group, for every group in the order met: (G,) float64.
 
-    Groups are captions and their clips seeds, or true clips that share a caption. What it should be only the true clips
-    tell: divide by theirs. NaN for a group of one clip.
+    Groups are captions and their clips seeds, or true clips that share a caption. Only the true clips tell what it
+    should be: divide by theirs. NaN for a group of one clip.
 
     Raises:
         VLFMError: if there is not one group a clip.

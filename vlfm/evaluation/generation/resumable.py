@@ -125,9 +125,9 @@ class Workshop:
 
 
 def jobs(videos: Sequence[Video]) -> Iterator[list[Video]]:
-    """Videos that are alike and, where they are clips of the run, lie in one shard, as many as may be made at once.
+    """Batches of as many videos as may be made at once, all alike and, where they are clips of the run, of one shard.
 
-    Those of a shard come together, whatever the order they are given in; the order of the shards is theirs.
+    Videos of one shard come together, in whatever order they are given; shards come in the order they are first met.
     """
     shards = {shard: index for index, shard in enumerate(dict.fromkeys(_shard(video) for video in videos))}
     kinds = {kind: index for index, kind in enumerate(dict.fromkeys(video.prompt.kind for video in videos))}

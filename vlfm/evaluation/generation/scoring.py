@@ -61,7 +61,7 @@ def score(judges: Judges, clips: Viewed, reference: Reference, seed: int = 0) ->
       32 of each. Only sets of equally many compare.
     - diversity: mean distance of two clips of one caption in features, relative to that of the true ones; where
       captions have two clips of both. 0 where all seeds give one clip.
-    - nearest: median distance to the nearest training clip, relative to the same.
+    - nearest: median distance to the nearest training clip, relative to that of two training clips of one caption.
     - sharpness: relative to that of true clips of the same captions: below 1 is blurred.
 
     Shares have a 95 % interval, `_low` and `_high`, of a bootstrap over captions: clips of one caption are no

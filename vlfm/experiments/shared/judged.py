@@ -41,7 +41,7 @@ def headline(rows: Sequence[Row]) -> Headline:
     Raises:
         VLFMError: if captions do not differ, so that there is neither.
     """
-    named = {"all": "every word of the caption right", "caption_accuracy": "the own caption nearest"}
+    named = {"all": "every word of the caption right", "caption_accuracy": "the clip's own caption nearest"}
     for name, title in named.items():
         if any(row[name] is not None for row in rows):
             return Headline(name, title)

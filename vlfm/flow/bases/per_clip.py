@@ -33,5 +33,5 @@ class BasisPerClip:
 
 
 def each_own(values: Sequence[Tensor], which: Tensor) -> Tensor:
-    """Of values (B, …) for each alternative, those of the alternative that each clip has: (B, …). which: (B,)."""
+    """From values (B, …), one tensor for each alternative, those that `which`, (B,), picks for each clip: (B, …)."""
     return torch.stack(tuple(values))[which, torch.arange(len(which), device=which.device)]

@@ -17,8 +17,8 @@ class Check:
     Attributes:
         part: what it belongs to: `packages`, `GPU`, …
         name: of the thing. found: what is there, in words.
-        verdict: `ok`; `missing`, a run needs it; `warning`, a run may do without it, or worse with it; `optional`, it
-            is not there and is for what nobody has asked for.
+        verdict: `ok`; `missing`, a run needs it; `warning`, a run can do without it, or suffers from it; `optional`, it
+            is not there, and only needed for what was not asked for.
         remedy: how to get it, or what to do; "" where nothing is to be done.
     """
 

@@ -67,7 +67,7 @@ def check_disk(results: Path) -> Iterator[Check]:
     yield Check(PART, "free space", found, *(("warning", remedy) if free < LITTLE_DISK or few else ()))
     kind, mount = _file_system(place)
     if kind in IN_MEMORY:
-        remedy = "put results on a disk: they are lost with the machine's memory, and take of it"
+        remedy = "put results on a disk: in memory they are lost when the machine stops, and take up memory"
         yield Check(PART, "file system", f"{kind}, in memory", "warning", remedy)
     elif kind in SHARED:
         yield Check(PART, "file system", f"{kind} on {mount}: other machines may see it")

@@ -98,7 +98,7 @@ def _check(name: str, requirement: Requirement, version: str | None, tested: str
     if not requirement.specifier.contains(version, prereleases=True):
         return Check(PART, name, f"{version}, where vlfm needs {requirement.specifier}", "missing", install)
     if name in NATIVE and (reason := _why_not_loaded(NATIVE[name])):
-        remedy = f"pip install --force-reinstall --no-deps {_pin(name, tested)}; a library is of the system's packages"
+        remedy = f"pip install --force-reinstall --no-deps {_pin(name, tested)}; or install the missing system library"
         return Check(PART, name, f"{version} does not load ({reason})", "missing", remedy)
     # A build of torch has a name of its own after the version: 2.13.0+cu130.
     if tested and Version(version).public != Version(tested).public:

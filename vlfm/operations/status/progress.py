@@ -26,8 +26,8 @@ class Progress:
 
     Attributes:
         stage: its name. unit: what is counted: clips, steps or jobs.
-        done, total: of these; total is None where it is not known yet. Of jobs that are not finished the clips count
-            that they keep.
+        done, total: of these; total is None where it is not known yet. A job that is not finished counts with
+            the clips that it keeps.
         bad: clips that were left out.
         jobs_done, jobs: of Snakemake's; jobs is None where it is not known yet.
         rate: units a second while it works; None where nothing tells.

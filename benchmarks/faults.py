@@ -60,7 +60,7 @@ class Campaign:
         with open(folder / "said.txt", "ab") as said:
             if (folder / ".snakemake").exists():
                 subprocess.run([*command, "--unlock"], stdout=said, stderr=said, check=True)
-            return subprocess.Popen([*command, self.target], stdout=said, stderr=said, start_new_session=True)
+            return subprocess.Popen([*command, "--", self.target], stdout=said, stderr=said, start_new_session=True)
 
     def undisturbed(self, folder: Path) -> float:
         """One run; learns how long each stage's jobs take. Returns its seconds."""

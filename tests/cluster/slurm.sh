@@ -157,7 +157,7 @@ running() {
 
 finished=${VLFM_FINISHED_RUN:-$work/local}
 if [[ -z ${VLFM_FINISHED_RUN:-} ]]; then
-  snakemake --cores all --directory "$finished" --configfile "$small" results/eval/psnr.csv &> "$work/local.log"
+  snakemake results/eval/psnr.csv --cores all --directory "$finished" --configfile "$small" &> "$work/local.log"
 fi
 
 begin=$SECONDS
@@ -168,7 +168,8 @@ scancel "$cancelled"
 orphaned=$(running invert)
 scontrol update nodename=one state=down reason="a test"
 while [[ -n $(squeue --noheader --jobs "$orphaned" --states=RUNNING) ]]; do sleep 0.3; done
-scontrol update nodename=one state=resume
+# Its daemon may have brought it back already, which is no state to resume from.
+scontrol update nodename=one state=resume 2> /dev/null || true
 wait "$snakemake" || fail "the run on Slurm failed"
 snakemake=
 grep -q "'$cancelled' failed, SLURM status is: 'CANCELLED'" "$work/snakemake.log" || fail "no job was cancelled"

@@ -2,6 +2,7 @@ import contextlib
 import csv
 import math
 import os
+import re
 import signal
 import threading
 import time
@@ -64,14 +65,20 @@ def data(tmp_path, small_config):
     return write_shards(tmp_path / "data", small_config)
 
 
-def test_learns_and_writes_what_it_should(tmp_path, data):
-    run(tmp_path, config_with(steps=120, learning_rate=3e-3), data)
+def test_learns_and_writes_what_it_should(tmp_path, data, capfd):
+    config = config_with(steps=120, learning_rate=3e-3)
+    run(tmp_path, config, data)
     with (tmp_path / "model" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert float(rows[-1]["loss"]) < 0.6 * float(rows[0]["loss"])
     assert [int(row["samples"]) for row in rows] == [4 * int(row["step"]) for row in rows]
     about = read_json(tmp_path / "model" / "training.json")
     assert about["steps"] == 120 and about["skipped"] == 0
+    speed = r"120 steps of 4 clips: (\S+) samples/s, MFU"
+    assert float(re.search(speed, capfd.readouterr().out)[1]) > 0, "though the last checkpoint had its own line"
+    (tmp_path / "model" / "training.json").unlink()
+    run(tmp_path, config, data)
+    assert "120 steps of 4 clips: no step was left to take" in capfd.readouterr().out
     assert list((tmp_path / "model" / "tensorboard").rglob("events*"))
 
 

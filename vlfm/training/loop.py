@@ -165,7 +165,7 @@ def train(
                 with disk_may_be_full(output):
                     write_json(output / "training.json", {**about, "skipped": trainer.skipped})
                 print(
-                    f"{plural(trainer.step, 'step')} of {plural(settings.batch_size, 'clip')}: {speed.report()}",
+                    f"{plural(trainer.step, 'step')} of {plural(settings.batch_size, 'clip')}: {speed.report('job')}",
                     flush=True,
                 )
     trainer.accelerator.end_training()

@@ -139,9 +139,11 @@ class Throughput:
             "waiting": waited / seconds,
         }
 
-    def report(self) -> str:
-        """The rates since the last report, in words."""
-        rates = self.rates("report")
+    def report(self, since: str = "report") -> str:
+        """The rates in words, of the steps since this was last asked under the same name; "no step" where none was."""
+        if self._samples == self._marks.get(since, (0.0, 0, 0.0, 0.0))[1]:
+            return "no step was left to take"
+        rates = self.rates(since)
         return (
             f"{rates['samples_per_second']:.1f} samples/s, MFU {rates['mfu']:.1%}, "
             f"{rates['waiting']:.2%} of the time waiting for clips"

@@ -58,11 +58,7 @@ def generated(
         store = videos[0].prompt.store
         times = model.hold(torch.from_numpy(rate_times(store.fps, store.duration)), store.duration)
         latents = model.latents(
-            torch.from_numpy(np.stack([video.prompt.tokens for video in videos])),
-            torch.from_numpy(np.stack([video.prompt.mask for video in videos])),
-            torch.stack(
-                [caption_noise(video.prompt.caption, video.number, run.config.seed, store.shape) for video in videos]
-            ),
+            *conditions(videos, run.config.seed, store.shape),
             times,
             steps or settings.steps,
             duration=store.duration,
@@ -70,11 +66,27 @@ def generated(
             solver=settings.solver,
             solver_steps=solver_steps or settings.solver_steps,
         )
-        captions = [video.prompt.caption for video in videos for _ in times]
-        frames = to_uint8(run.decoder.generate(latents.flatten(0, 1), captions))
-        return list(frames.reshape(len(videos), len(times), *frames.shape[1:]))
+        return drawn(run, latents, videos)
 
     return make
+
+
+def conditions(
+    videos: Sequence[Video], seed: int, shape: tuple[int, ...]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What a network makes videos of: their captions' tokens (B, L, D) and mask (B, L), and their noise (B, *shape)."""
+    return (
+        torch.from_numpy(np.stack([video.prompt.tokens for video in videos])),
+        torch.from_numpy(np.stack([video.prompt.mask for video in videos])),
+        torch.stack([caption_noise(video.prompt.caption, video.number, seed, shape) for video in videos]),
+    )
+
+
+def drawn(run: Run, latents: torch.Tensor, videos: Sequence[Video]) -> list[np.ndarray]:
+    """The frames of each video, uint8 (K, H, W, 3), from its latents: (B, K, C, h, w)."""
+    captions = [video.prompt.caption for video in videos for _ in range(latents.shape[1])]
+    frames = to_uint8(run.decoder.generate(latents.flatten(0, 1), captions))
+    return list(frames.reshape(*latents.shape[:2], *frames.shape[1:]))
 
 
 def true(run: Run) -> Source:

@@ -19,14 +19,12 @@ from vlfm import config as configs
 from vlfm.coefficients.project import of_clip
 from vlfm.coefficients.shards import ClipCoefficients, write_shard
 from vlfm.errors import VLFMError
-from vlfm.evaluation.generation.sources import Source, Video
+from vlfm.evaluation.generation.sources import Source, Video, conditions, drawn
 from vlfm.finished_run import Run
 from vlfm.flow.losses import velocity_mse
-from vlfm.frames import to_uint8
 from vlfm.latents.store import ClipLatents, LatentStore
 from vlfm.model.flow_model import FlowModel
 from vlfm.model.guidance import Guided
-from vlfm.model.noise import caption_noise
 from vlfm.model.transformer import VLFMTransformer
 from vlfm.storage.files import read_json, write_json
 from vlfm.storage.fingerprints import fingerprint
@@ -154,19 +152,8 @@ def generated(run: Run, model: FlowModel, steps: int) -> Source:
     def make(videos: Sequence[Video]) -> list[np.ndarray]:
         store = videos[0].prompt.store
         count, (channels, *sides) = store.num_frames, store.shape
-        shape = (count * channels, *sides)
-        states = sample(
-            model,
-            torch.from_numpy(np.stack([video.prompt.tokens for video in videos])),
-            torch.from_numpy(np.stack([video.prompt.mask for video in videos])),
-            torch.stack(
-                [caption_noise(video.prompt.caption, video.number, run.config.seed, shape) for video in videos]
-            ),
-            steps,
-            run.config.evaluation.guidance,
-        )
-        captions = [video.prompt.caption for video in videos for _ in range(count)]
-        frames = to_uint8(run.decoder.generate(states.reshape(-1, channels, *sides), captions))
-        return list(frames.reshape(len(videos), count, *frames.shape[1:]))
+        given = conditions(videos, run.config.seed, (count * channels, *sides))
+        states = sample(model, *given, steps, run.config.evaluation.guidance)
+        return drawn(run, states.reshape(-1, count, channels, *sides), videos)
 
     return make

@@ -23,34 +23,43 @@ STARTS = [0.0, 1.0, 2.013]
 
 @pytest.fixture(scope="module")
 def demo(settings, tmp_path_factory):
-    """The demo's shards by each decoder."""
+    """The demo's plan and its shards by decord."""
     folder = tmp_path_factory.mktemp("demo")
-    manifest, shards = folder / "manifest.parquet", folder / "shards.json"
-    build_index(settings(), manifest, folder / "index.parquet", shards)
-    for decoder in ("decord", "ffmpeg"):
-        for name in read_json(shards):
-            output = folder / decoder / f"{name}.tar"
-            ledger = folder / decoder / f"{name}.parquet"
-            decode_shard(settings(decoder=decoder), manifest, int(name), output, ledger, folder / "sources")
+    build_index(settings(), folder / "manifest.parquet", folder / "index.parquet", folder / "shards.json")
+    decode_all(folder, settings(decoder="decord"))
     return folder
 
 
+@pytest.fixture(scope="module")
+def both(demo, settings):
+    """The same, and its shards by ffmpeg."""
+    decode_all(demo, settings(decoder="ffmpeg"))
+    return demo
+
+
+def decode_all(folder, settings):
+    for name in read_json(folder / "shards.json"):
+        output = folder / settings.decoder / f"{name}.tar"
+        ledger = output.with_suffix(".parquet")
+        decode_shard(settings, folder / "manifest.parquet", int(name), output, ledger, folder / "sources")
+
+
 @pytest.mark.slow
-def test_every_clip_of_the_demo_is_good(demo):
-    plan = read_manifest(demo / "manifest.parquet")
+def test_every_clip_of_the_demo_is_good(both):
+    plan = read_manifest(both / "manifest.parquet")
     assert len(plan) >= 30
     for decoder in ("decord", "ffmpeg"):
-        rows = [row for path in sorted((demo / decoder).glob("*.parquet")) for row in read_ledger(path)]
+        rows = [row for path in sorted((both / decoder).glob("*.parquet")) for row in read_ledger(path)]
         assert [row.clip_id for row in rows] == [clip.clip_id for clip in plan]
         assert {(row.stage, row.status, row.reason) for row in rows} == {("decode", "ok", "")}
         assert all(row.bytes > 10_000 and row.row >= 2 for row in rows)
-        assert not list((demo / decoder).glob(".*")), "no partial work is left"
+        assert not list((both / decoder).glob(".*")), "no partial work is left"
 
 
 @pytest.mark.slow
-def test_both_decoders_give_the_same_frames_at_the_same_times(demo):
-    for path in sorted((demo / "decord").glob("*.tar")):
-        pairs = zip(read_clips(path), read_clips(demo / "ffmpeg" / path.name), strict=True)
+def test_both_decoders_give_the_same_frames_at_the_same_times(both):
+    for path in sorted((both / "decord").glob("*.tar")):
+        pairs = zip(read_clips(path), read_clips(both / "ffmpeg" / path.name), strict=True)
         for one, other in pairs:
             assert (one.info.pop("decoder"), other.info.pop("decoder")) == ("decord", "ffmpeg")
             one.info.pop("frames_reported"), other.info.pop("frames_reported")

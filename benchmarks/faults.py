@@ -88,9 +88,17 @@ class Campaign:
         return time.monotonic() - began
 
     def kill_once(self, folder: Path, stage: str, seconds: float) -> bool:
-        """Start, wait for a job of the stage, kill; False if all of the stage's jobs were done before."""
+        """Start, wait for a job of the stage, kill; False if all of the stage's jobs were done before.
+
+        Then a later stage is at work, and everything is killed there: the run must not end before its turn has come.
+        """
         process, limit = self.start(folder), time.monotonic() + PATIENCE
-        while not any(name == stage for name, _ in jobs(process.pid)):
+        order = list(self.stages)
+        later = set(order[order.index(stage) + 1 :])
+        while stage not in (working := {name for name, _ in jobs(process.pid)}):
+            if working & later:
+                self.kill(process, folder, (working & later).pop(), "everything")
+                return False
             if process.poll() is not None:
                 if process.returncode:
                     self.problems.append(f"{folder.name}: failed before {stage}, see {folder / 'said.txt'}")
@@ -99,13 +107,17 @@ class Campaign:
                 raise SystemExit(f"no job of {stage} within {PATIENCE:g} s: see {folder / 'said.txt'}")
             time.sleep(POLL)
         time.sleep(self.draw.uniform(0, seconds))
-        what = self.draw.choice(["everything", "snakemake", "job"])
+        self.kill(process, folder, stage, self.draw.choice(["everything", "snakemake", "job"]))
+        return True
+
+    def kill(self, process: subprocess.Popen, folder: Path, stage: str, what: str) -> None:
+        """Kill what was drawn, unless all was done before its moment came; without a job of the stage, everything."""
         living = [job for name, job in jobs(process.pid) if name == stage]
         if what == "job" and not living:
             what = "everything"
-        parent = psutil.Process(process.pid) if process.poll() is None else None
-        if parent is None:
-            return True  # done before its moment came
+        if process.poll() is not None:
+            return
+        parent = psutil.Process(process.pid)
         children = parent.children(recursive=True)
         victims = {"everything": [parent, *children], "snakemake": [parent], "job": living[:1]}[what]
         for victim in victims:
@@ -114,7 +126,6 @@ class Campaign:
         process.wait()
         self.kills[f"{stage}: {what}"] += 1
         print(f"{sum(self.kills.values())}: {folder.name}, {stage}, {what}", flush=True)
-        return True
 
 
 def jobs(snakemake: int) -> list[tuple[str, psutil.Process]]:

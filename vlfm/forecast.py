@@ -146,7 +146,7 @@ def planned(plan: Path, clips: int | None, shard_size: int) -> list[int]:
     try:
         return [int(about["clips"]) for about in read_json(plan).values()]
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise VLFMError(f"{plan} is no plan of shards; run `vlfm index` again") from None
+        raise VLFMError(f"{plan} is no plan of shards; remove it and run `snakemake` again") from None
 
 
 def _forecast(

@@ -40,16 +40,17 @@ daemons=()
 snakemake=
 finish() {
   status=$?
+  set +e
   trap - INT TERM
   if [[ -n $snakemake ]]; then  # which would wait for its jobs: `timeout` kills it five seconds later
-    kill -TERM "$snakemake" 2> /dev/null || true
-    wait "$snakemake" 2> /dev/null || true
+    kill -TERM "$snakemake" 2> /dev/null
+    wait "$snakemake" 2> /dev/null
   fi
   if [[ ${#daemons[@]} != 0 ]]; then
-    scancel --me --quiet 2> /dev/null || true
-    for _ in {1..100}; do [[ -n $(squeue --noheader 2> /dev/null) ]] || break; sleep 0.5; done
-    kill "${daemons[@]}" 2> /dev/null || true
-    wait "${daemons[@]}" || true
+    timeout 20 scancel --me --quiet 2> /dev/null
+    for _ in {1..100}; do [[ -n $(timeout 5 squeue --noheader 2> /dev/null) ]] || break; sleep 0.5; done
+    kill "${daemons[@]}" 2> /dev/null
+    wait "${daemons[@]}"
   fi
   if [[ $status != 0 ]]; then
     for log in "$work"/*.log; do
@@ -113,26 +114,28 @@ printf '#!/bin/sh\necho "export SLURM_TMPDIR=%s/scratch/$SLURM_JOB_ID"\n' "$work
 chmod +x "$work/prolog"
 
 if ! munge --no-input > /dev/null 2>&1; then
-  install -d -o munge -g munge /run/munge
+  install -d -o munge -g munge /run/munge || skip "munge's folder, /run/munge, cannot be made"
   runuser -u munge -- munged --foreground &> "$work/munged.log" &
   daemons+=($!)
 fi
-slurmctld -D &> /dev/null &
+slurmctld -D &> "$work/slurmctld.out" &
 daemons+=($!)
 
 # Start a node, and wait until jobs can run there.
 start_node() {
-  slurmd -D -N "$1" &> /dev/null &
+  slurmd -D -N "$1" &> "$work/slurmd.$1.out" &
   daemons+=($!)
-  for _ in {1..200}; do
-    [[ -z $(sinfo --noheader --nodes="$1" --states=IDLE 2> /dev/null) ]] || return 0
+  local end=$((SECONDS + 90))
+  while ((SECONDS < end)); do
+    # Without a controller it would ask again for as long as messages may take.
+    [[ -z $(timeout 5 sinfo --noheader --nodes="$1" --states=IDLE 2> /dev/null) ]] || return 0
     sleep 0.3
   done
   return 1
 }
-if ! start_node one; then
-  tail --lines 20 "$work"/*.log >&2
-  skip "Slurm's daemons do not start here"
+if ! start_node one || ! timeout 90 srun --nodelist=one true; then
+  tail --lines 20 "$work"/*.log "$work"/*.out >&2 || true
+  skip "Slurm does not start, or runs no jobs, here"
 fi
 # Where `scontrol` takes more than ten seconds, on a busy machine, the plugin (2.8.0) asks sacct once, whatever the
 # profile says, and without accounting it never hears of its jobs again.

@@ -171,7 +171,7 @@ def test_what_is_no_model_is_told(tmp_path):
     whole = weights.read_bytes()
     for damaged in (whole[: len(whole) // 2], b""):
         weights.write_bytes(damaged)
-        with pytest.raises(VLFMError, match=r"transformer does not load .*; train again"):
+        with pytest.raises(VLFMError, match=r"transformer does not load .*; copy it again, or train again"):
             FlowModel.from_pretrained(tmp_path)
     weights.write_bytes(whole)
     save_file(dict(list(load_file(weights).items())[1:]), weights, metadata={"format": "pt"})

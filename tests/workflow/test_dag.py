@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 from snakemake.io import regex_from_filepattern
 
+from vlfm.experiments.names import EXPERIMENTS
 from vlfm.storage.files import read_json
 from vlfm.storage.ledger import read_ledger
 from vlfm.storage.manifest import read_manifest
 
 ROOT = Path(__file__).parents[2]
 SMALL = Path(__file__).with_name("small.yaml")
-
-EXPERIMENTS = ("interpolation", "extrapolation", "order", "ledger", "ablation", "speed")
 
 
 def snakemake(folder, *arguments, check=True, **options):

@@ -43,7 +43,8 @@ class Captioner:
         except (OSError, ValueError, KeyError, ImportError, VLFMError) as error:
             raise VLFMError(
                 f"clips.captioner is {model}, which is no image-to-text model of transformers "
-                f"({first_line(error)}); give a model that captions, BLIP or GIT for example"
+                f"({first_line(error)}); fetch it again, or give a model that captions, BLIP or GIT for "
+                "example"
             ) from error
         if getattr(self._processor, "chat_template", None):
             raise VLFMError(

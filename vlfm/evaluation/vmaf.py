@@ -53,5 +53,5 @@ def vmaf(frames: torch.Tensor, truth: torch.Tensor, fps: float = 24.0) -> torch.
         frames_said = json.loads((Path(folder) / "log.json").read_text())["frames"]
     scores = [frame["metrics"]["vmaf"] for frame in frames_said]
     if len(scores) != count:
-        raise VLFMError(f"libvmaf scored {len(scores)} of {count} frames; run `vlfm doctor`, which checks ffmpeg")
+        raise VLFMError(f"libvmaf scored {len(scores)} of {count} frames; install imageio-ffmpeg anew")
     return torch.tensor(scores)

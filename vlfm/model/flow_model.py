@@ -76,14 +76,18 @@ class FlowModel:
             observed = _read_observed(about.get("observed", EVERYWHERE), durations)
         except (KeyError, TypeError, ValueError) as error:
             raise VLFMError(f"{folder / 'flow.json'} was written by another version ({error}); train again") from error
-        transformer = load_network(VLFMTransformer, folder, "transformer", torch.float32, remedy="train again")
+        transformer = load_network(
+            VLFMTransformer, folder, "transformer", torch.float32, remedy="copy it again, or train again"
+        )
         empty = None
         if (folder / EMPTY_CAPTION).exists():
             try:
                 read = load_file(folder / EMPTY_CAPTION)
                 empty = read["tokens"], read["mask"]
             except (SafetensorError, OSError, KeyError) as error:
-                raise VLFMError(f"{folder / EMPTY_CAPTION} holds no empty caption ({error}); train again") from error
+                raise VLFMError(
+                    f"{folder / EMPTY_CAPTION} holds no empty caption ({error}); copy it again, or train again"
+                ) from error
         return cls(transformer, flow, fps, durations, empty, observed).to(device)
 
     def save_pretrained(self, folder: Path | str) -> None:

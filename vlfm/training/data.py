@@ -88,7 +88,7 @@ def read_moments(paths: list[Path]) -> Moments:
             settings: another projection, order or decoder; names two that differ.
     """
     if not paths:
-        raise VLFMError("there is no coefficient shard to train on; run `snakemake coefficients` first")
+        raise VLFMError("there is no coefficient shard to train on; run `snakemake --cores all coefficients` first")
     parts = {path: read_json(path) for path in paths}
     first, reference = next(iter(parts.items()))
     for path, part in parts.items():

@@ -151,6 +151,7 @@ def train(
                     _preview(trainer, preview)
                 if stopping and not last:
                     raise Stopped(f"asked to stop: step {step} is saved; run the rule again to go on from there")
+            speed_of_job = speed.report("job")
             with group.together():
                 writer.wait()
         with group.together():
@@ -165,7 +166,7 @@ def train(
                 with disk_may_be_full(output):
                     write_json(output / "training.json", {**about, "skipped": trainer.skipped})
                 print(
-                    f"{plural(trainer.step, 'step')} of {plural(settings.batch_size, 'clip')}: {speed.report('job')}",
+                    f"{plural(trainer.step, 'step')} of {plural(settings.batch_size, 'clip')}: {speed_of_job}",
                     flush=True,
                 )
     trainer.accelerator.end_training()

@@ -140,7 +140,7 @@ class Throughput:
         }
 
     def report(self, since: str = "report") -> str:
-        """The rates in words, of the steps since this was last asked under the same name; "no step" where none was."""
+        """The rates in words, of the steps since this was last asked under the same name, or that there was none."""
         if self._samples == self._marks.get(since, (0.0, 0, 0.0, 0.0))[1]:
             return "no step was left to take"
         rates = self.rates(since)

@@ -49,7 +49,7 @@ def open_source(source: str | Path, timeout: float = TIMEOUT) -> Source:
         VLFMError: not there, or not a video that can be decoded; the message says what is in it.
     """
     if not is_file(str(source)):
-        raise VLFMError(f"{source} is not a file on this machine; download it first and give the file")
+        raise VLFMError(f"{source} is not a file on this machine; download it first, or unpack it, and give the file")
     file = local_file(str(source))
     media = probe(file, timeout)
     command = [

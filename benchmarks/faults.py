@@ -32,7 +32,8 @@ ROOT = Path(__file__).parents[1]
 POLL = 0.02
 PATIENCE = 900.0  # seconds for a start to reach the stage that is to be killed
 # Never the same: what was said, and what it took.
-UNLIKE = ("logs/", "benchmarks/")
+UNLIKE = ("logs/", "benchmarks/", "model/tensorboard/")
+SNAKEMAKES = ".snakemake_timestamp"  # in a folder that it made
 
 
 @dataclass
@@ -147,7 +148,7 @@ def hashes(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(results)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(results.rglob("*"))
-        if path.is_file() and not str(path.relative_to(results)).startswith(UNLIKE)
+        if path.is_file() and path.name != SNAKEMAKES and not str(path.relative_to(results)).startswith(UNLIKE)
     }
 
 

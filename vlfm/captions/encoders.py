@@ -151,11 +151,13 @@ def write_empty_caption(path: Path | str, encoder: CaptionEncoder) -> None:
         )
 
 
-def read_empty_caption(path: Path | str) -> tuple[torch.Tensor, torch.Tensor]:
+def read_empty_caption(
+    path: Path | str, remedy: str = "remove it and run `vlfm empty-caption`"
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The empty caption's tokens (L, D) float32 and mask (L,) bool, which stand for no caption in guidance.
 
     Raises:
-        VLFMError: if there is no such file or it holds something else.
+        VLFMError: if there is no such file, or it holds something else, which `remedy` mends.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -163,7 +165,7 @@ def read_empty_caption(path: Path | str) -> tuple[torch.Tensor, torch.Tensor]:
     except FileNotFoundError:
         raise VLFMError(f"{path} is missing: run `vlfm empty-caption`") from None
     except (SafetensorError, OSError) as error:
-        raise VLFMError(f"{path} holds no empty caption ({error}); remove it and run `vlfm empty-caption`") from error
+        raise VLFMError(f"{path} holds no empty caption ({error}); {remedy}") from error
     return tokens, mask
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from vlfm import config as configs
+from vlfm.captions.encoders import read_empty_caption
 from vlfm.errors import VLFMError
 from vlfm.flow import readout
 from vlfm.flow.bases import make_basis
@@ -24,6 +24,7 @@ from vlfm.weights import load_network
 
 EMPTY_CAPTION = "empty_caption.safetensors"
 EVERYWHERE = (0.0, 1.0)
+DAMAGED = "copy it again, or train again"
 
 
 @dataclass
@@ -76,18 +77,10 @@ class FlowModel:
             observed = _read_observed(about.get("observed", EVERYWHERE), durations)
         except (KeyError, TypeError, ValueError) as error:
             raise VLFMError(f"{folder / 'flow.json'} was written by another version ({error}); train again") from error
-        transformer = load_network(
-            VLFMTransformer, folder, "transformer", torch.float32, remedy="copy it again, or train again"
-        )
+        transformer = load_network(VLFMTransformer, folder, "transformer", torch.float32, remedy=DAMAGED)
         empty = None
         if (folder / EMPTY_CAPTION).exists():
-            try:
-                read = load_file(folder / EMPTY_CAPTION)
-                empty = read["tokens"], read["mask"]
-            except (SafetensorError, OSError, KeyError) as error:
-                raise VLFMError(
-                    f"{folder / EMPTY_CAPTION} holds no empty caption ({error}); copy it again, or train again"
-                ) from error
+            empty = read_empty_caption(folder / EMPTY_CAPTION, DAMAGED)
         return cls(transformer, flow, fps, durations, empty, observed).to(device)
 
     def save_pretrained(self, folder: Path | str) -> None:

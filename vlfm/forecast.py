@@ -14,6 +14,7 @@ import numpy as np
 
 from vlfm import config as configs
 from vlfm.errors import VLFMError
+from vlfm.splits import checked_plan
 from vlfm.storage.benchmarks import read_benchmark, resumed_step
 from vlfm.storage.files import read_json
 from vlfm.words import bytes_in_words, seconds_in_words, table_in_words
@@ -119,10 +120,10 @@ def forecast(
         VLFMError: if `measured` is not the results of a run.
     """
     shards_file = measured / "clips" / "shards.json"
+    plan = read_json(shards_file) if shards_file.is_file() else None
     try:
-        plan = read_json(shards_file) if shards_file.is_file() else None
-        sizes = {name: int(about["clips"]) for name, about in plan.items()}
-    except (KeyError, TypeError, ValueError, AttributeError):
+        sizes = {name: about["clips"] for name, about in checked_plan(plan, shards_file).items()}
+    except VLFMError:
         raise VLFMError(
             f"{measured} is not the results of a run ({shards_file} is missing, or no plan): run a few clips with "
             "these settings first, and give its results folder"
@@ -143,10 +144,7 @@ def planned(plan: Path, clips: int | None, shard_size: int) -> list[int]:
         return [shard_size] * whole + [rest] * bool(rest)
     if not plan.is_file():
         raise VLFMError(f"{plan} is missing: run `vlfm index` first, or say how many clips there will be (--clips)")
-    try:
-        return [int(about["clips"]) for about in read_json(plan).values()]
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise VLFMError(f"{plan} is no plan of shards; remove it and run `snakemake` again") from None
+    return [about["clips"] for about in checked_plan(read_json(plan), plan).values()]
 
 
 def _forecast(

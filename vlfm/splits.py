@@ -17,6 +17,18 @@ SPLITS = (TRAIN, TEST)
 LABELS = {TRAIN: "training", TEST: "held out"}  # what a reader sees
 
 
+def checked_plan(plan: Any, path: Path) -> dict[str, dict[str, Any]]:
+    """A plan as read from the file `path`: shard → what it says of it, `clips` a number.
+
+    Raises:
+        VLFMError: it is none.
+    """
+    try:
+        return {shard: {**about, "clips": int(about["clips"])} for shard, about in plan.items()}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise VLFMError(f"{path} is no plan of shards; remove it and run `snakemake` again") from None
+
+
 def splits_of(plan: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Shard → its split, in the order of the names; a plan from before there were splits has training clips alone."""
     return {shard: plan[shard].get("split", TRAIN) for shard in sorted(plan)}

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from vlfm.operations.status.errors import JobError, read_errors
 from vlfm.operations.status.jobs import stage_of
 from vlfm.operations.status.progress import Progress, RunFolder, kept, read_stages
 from vlfm.operations.status.workflow import Workflow, read_workflow
+from vlfm.splits import checked_plan
 from vlfm.storage.files import read_json
 from vlfm.words import plural, seconds_in_words, table_in_words
 
@@ -98,7 +99,7 @@ def read_status(directory: Path) -> Status:
             config = configs.load(results / "config.yaml")
     with _told(troubles):
         if (results / "clips" / "shards.json").is_file():
-            plan = _checked(read_json(results / "clips" / "shards.json"), results / "clips" / "shards.json")
+            plan = checked_plan(read_json(results / "clips" / "shards.json"), results / "clips" / "shards.json")
     run = RunFolder(results, config, plan, workflow, time.time())
     stages = read_stages(run)
     jobs = [OpenJob(job, begun, kept(run, job).clips) for job, begun in sorted(run.open_jobs.items())]
@@ -123,13 +124,6 @@ def _told(troubles: list[str]) -> Iterator[None]:
         yield
     except VLFMError as error:
         troubles.append(str(error))
-
-
-def _checked(plan: Any, path: Path) -> Mapping[str, Mapping[str, Any]]:
-    try:
-        return {shard: {**about, "clips": int(about["clips"])} for shard, about in plan.items()}
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise VLFMError(f"{path} is no plan of shards; remove it and run `snakemake` again") from None
 
 
 # ------------------------------------------------------------------------------------------------ text

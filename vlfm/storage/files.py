@@ -4,8 +4,12 @@ import contextlib
 import errno
 import json
 import os
+import platform
+import re
 import shutil
 import sys
+import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,11 @@ from vlfm.errors import VLFMError
 UMASK = os.umask(0o022)
 os.umask(UMASK)
 
+# Numbers of processes mean something on their own machine alone, and clusters share folders.
+MACHINE = f"{zlib.crc32(platform.node().encode()):08x}"
+LEFTOVER = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)\.tmp(\.[^.]*)?", re.S)
+ABANDONED = 86400.0  # seconds without a write after which another machine's temporary file has no writer any more
+
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # the errors of a full disk, or of a limit on it
 
 
@@ -24,11 +33,13 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it takes the final name only if the block succeeds.
 
     The suffix is kept, so that writers that look at it behave. The file is flushed to disk before it is
-    renamed: after a crash there is the old file, the new file or none, never half of one.
+    renamed: after a crash there is the old file, the new file or none, never half of one. A killed process leaves its
+    temporary file, which the next process that writes into the folder removes.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    _remove_leftovers(path.parent)
+    temporary = path.with_name(f".{path.stem}.{MACHINE}-{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
         with open(temporary, "rb") as handle:
@@ -38,6 +49,34 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+_looked_through: set[str] = set()
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of killed processes; a process looks through a folder once."""
+    name = os.path.abspath(folder)
+    if name in _looked_through:
+        return
+    _looked_through.add(name)
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if (found := LEFTOVER.fullmatch(entry.name)) and _has_no_writer(entry, found[1], int(found[2])):
+                with contextlib.suppress(OSError):
+                    os.unlink(entry)
+
+
+def _has_no_writer(entry: os.DirEntry, machine: str, process: int) -> bool:
+    if machine != MACHINE:
+        return time.time() - entry.stat(follow_symlinks=False).st_mtime > ABANDONED
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):  # somebody else's process, or no number of one
+        pass
+    return False
 
 
 @contextlib.contextmanager

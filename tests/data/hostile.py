@@ -104,7 +104,42 @@ def true_frames(file: Path, count: int | None = None) -> tuple[np.ndarray, np.nd
     return shown, pixels.reshape(len(shown), height, width, 3), across / down if across else 1.0
 
 
-FLAGS = ("-threads", "1", "-fflags", "+bitexact", "-flags:v", "+bitexact", "-flags:a", "+bitexact")
+def true_squares(file: Path, height: int, width: int, box: tuple[int, int, int, int], side: int) -> np.ndarray:
+    """The same frames as ffmpeg crops and resizes them: uint8 (frames, side, side, 3).
+
+    Args:
+        height, width: of the first frame; later ones are made as large.
+        box: columns, rows, left, top of what is cut out.
+    """
+    flags = "flags=lanczos+accurate_rnd+full_chroma_int+bitexact"
+    cut = ":".join(map(str, box))
+    chain = f"scale={width}:{height}:{flags},crop={cut}:exact=1,scale={side}:{side}:{flags},format=rgb24"
+    with tempfile.NamedTemporaryFile() as raw:
+        subprocess.run(
+            [
+                *(imageio_ffmpeg.get_ffmpeg_exe(), "-v", "quiet", "-nostdin", "-y", "-i", f"file:{file}"),
+                *(
+                    "-map",
+                    "0:V:0",
+                    "-vf",
+                    chain,
+                    "-noautoscale",
+                    "-fps_mode",
+                    "passthrough",
+                    "-f",
+                    "rawvideo",
+                    raw.name,
+                ),
+            ],
+            check=False,
+        )
+        return np.fromfile(raw.name, np.uint8).reshape(-1, side, side, 3)
+
+
+FLAGS = (
+    *("-threads", "1", "-fflags", "+bitexact", "-flags:v", "+bitexact", "-flags:a", "+bitexact"),
+    *("-sws_flags", "bicubic+accurate_rnd+bitexact"),  # or every kind of processor scales in its own way
+)
 SHORT = ("-t", "0.8")  # enough for one clip
 COPY = ("-c", "copy")
 
@@ -292,7 +327,8 @@ def copied(source: str = "base.mp4") -> Make:
 
 # ---------------------------------------------------------------------------------------- what is in it
 
-X264 = ("-c:v", "libx264", "-preset", "veryfast", "-crf", "18")
+# x264 writes another stream with AVX-512 than with what came before it.
+X264 = ("-c:v", "libx264", "-preset", "veryfast", "-crf", "18", "-x264-params", "asm=SSE4.2")
 SPOOF = (
     "Duration: 01:00:00.00, start: 100.000000, bitrate: 1 kb/s",
     "Stream mapping:",

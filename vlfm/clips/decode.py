@@ -24,7 +24,7 @@ from vlfm.storage.locks import sole_writer
 from vlfm.storage.manifest import Clip, read_manifest, shard_digest
 from vlfm.storage.tar import read_tar, write_tar
 
-VERSION = 2  # of the frames this module makes; raise it when the same settings give others
+VERSION = 3  # of the frames this module makes; raise it when the same settings give others
 
 
 def decode_shard(clips: config.Clips, manifest: Path, shard: int, output: Path, ledger: Path, sources: Path) -> None:

@@ -22,6 +22,7 @@ import ffmpeg
 import imageio_ffmpeg
 import numpy as np
 
+from vlfm.clips.center_crop import center_box
 from vlfm.errors import BadClip
 from vlfm.words import first_line
 
@@ -40,6 +41,10 @@ LEAD = 12.0  # seconds between two key frames, at most: x264's are 10 s apart at
 LARGEST = 1 << 26  # pixels of a picture, twice 8K: a few bytes can announce more than there is memory
 COMPLAINTS = 1000  # of a decoder about one file that are kept
 PIPE = 1 << 20  # bytes between ffmpeg and us: with the usual 64 KiB they wait for each other tens of times a frame
+# How ffmpeg scales: in its own way colours get half as sharp and a level too dark, and depend on the kind of processor.
+EXACT = "lanczos+accurate_rnd+full_chroma_int+bitexact"
+NO_FRAME = (17, 5)  # width and height, which no clip has, for a picture that is no frame
+KEY, CORRUPT = 1, 2  # ffmpeg's flags of a packet
 NO_TIME = -(1 << 63)  # ffmpeg's number for a frame of which it does not know when it is shown
 
 DAMAGE = re.compile(
@@ -161,17 +166,31 @@ def probe(file: Path | str, timeout: float) -> Media:
     )
 
 
+def _fit(media: Media, height: int, width: int) -> str:
+    """ffmpeg's filters that make a clip's picture of a frame, and of a frame of another shape a picture of no clip."""
+    box = center_box(media.height, media.width, media.aspect, height, width)
+    frame = f"eq(iw,{media.width})*eq(ih,{media.height})"
+    part = f"eq(iw,{box.width})*eq(ih,{box.height})"
+    columns, rows = NO_FRAME
+    return (
+        f"crop='if({frame},{box.width},min(iw,{columns}))':'if({frame},{box.height},min(ih,{rows}))'"
+        f":{box.left}:{box.top}:exact=1,scale='if({part},{width},{columns})':'if({part},{height},{rows})':flags={EXACT}"
+    )
+
+
 class FFmpegFrames:
     """The frames of a file through an ffmpeg process, one at a time: `for shown, array in frames`.
 
-    Every frame has the size that `probe` found. Where a stream changes its size, ffmpeg scales the pictures of the same
-    shape; those of another shape are no frames and left out.
+    Every frame has the size that `probe` found, or the one asked for. Where a stream changes its size, ffmpeg scales
+    the pictures of the same shape; those of another shape are no frames and left out.
 
     Args:
         file: the source.
         media: what `probe` says about it.
         since: seconds; frames before it need not come. Below a second everything is decoded from the start.
         width: scale down to this width, whatever the shape (for shot detection), or None for the picture as it is.
+        size: height and width of a clip: its part of the picture (`center_box`), resized. ffmpeg does it before it
+            makes RGB of the picture, and much less goes through the pipe.
 
     Yields:
         seconds since the first frame of the source, and the frame, uint8 (height, width, 3), turned upright.
@@ -181,7 +200,14 @@ class FFmpegFrames:
         reshaped: seconds since the first frame at which a picture of another shape came, or None.
     """
 
-    def __init__(self, file: Path | str, media: Media, since: float = 0.0, width: int | None = None) -> None:
+    def __init__(
+        self,
+        file: Path | str,
+        media: Media,
+        since: float = 0.0,
+        width: int | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> None:
         self.damaged: list[str] = []
         self.reshaped: float | None = None
         self._heard, self._rest = 0, b""
@@ -193,6 +219,9 @@ class FFmpegFrames:
             self._height = max(2, 2 * round(width * media.height / media.width / 2))
             self._width, how = width, "flags=area"
         self._scale = f"scale={self._width}:{self._height}:{how}"
+        if size is not None:
+            self._scale += f":flags={EXACT},{_fit(media, *size)}"
+            self._height, self._width = size
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
         reading, writing = os.pipe()
@@ -284,13 +313,15 @@ def _complaints_about_packets(file: Path | str, media: Media, start: float, dura
     """What is said of a stretch of a file in which a seek ends anywhere.
 
     A decoder reads ahead, so that when it complains says little about which frame it means. So it is given the packets
-    of the stretch alone, from the key frame before it.
+    of the stretch alone, from the key frame before it. Of a picture that lost its end it may say nothing; then the
+    reader of the container does.
     """
     since = start - media.lead
     before = {"ss": f"{since + media.offset:.6f}"} if since >= 1 else {}
     listed = _command(file, before, "-", {"c": "copy", "f": "framecrc"}, "-copyts", "-v", "quiet")
     first, last, end = None, None, start + duration
     one, ticks = 1, 1
+    corrupt: list[tuple[int, float]] = []  # when they are decoded, in ticks, and in seconds
     with subprocess.Popen(
         listed, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, preexec_fn=die_with_parent
     ) as process:
@@ -301,14 +332,18 @@ def _complaints_about_packets(file: Path | str, media: Media, start: float, dura
                 decoded, shown = ((int(pts) * one / ticks - media.zero) for pts in found.groups()[:2])
                 if decoded > end:  # and so is all that comes, which is shown later than it is decoded
                     break
-                key = found[3] is None or int(found[3], 16) & 1
-                if first is None or (key and shown <= start):
+                flags = int(found[3] or b"1", 16)
+                if first is None or (flags & KEY and shown <= start):
                     first = int(found[1])
+                if flags & CORRUPT:
+                    corrupt.append((int(found[1]), decoded))
                 if shown <= end:
                     last = int(found[1])
         process.kill()
     if last is None:
         return []
+    if lost := [moment for place, moment in corrupt if first <= place <= last]:
+        return [f"Packet corrupt at {lost[0]:.3f} s"]
     drop = f"lt(dts,{first})+gt(dts,{last})".replace(",", "\\,")
     chosen = {"c": "copy", "bsf:v": f"noise=drop={drop}", "f": "nut"}
     copied = _command(file, before, "-", chosen, "-copyts", "-v", "quiet")

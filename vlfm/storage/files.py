@@ -67,7 +67,7 @@ def _remove_leftovers(folder: Path) -> None:
                     os.unlink(entry)
 
 
-def _has_no_writer(entry: os.DirEntry, machine: str, process: int) -> bool:
+def _has_no_writer(entry: "os.DirEntry[str]", machine: str, process: int) -> bool:
     if machine != MACHINE:
         return time.time() - entry.stat(follow_symlinks=False).st_mtime > ABANDONED
     try:

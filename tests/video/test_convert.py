@@ -1,6 +1,7 @@
 """Whole videos through both tools: length, rate, picture, sound, oddities, and what goes wrong."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -76,6 +77,16 @@ def test_twice_the_frames_in_the_same_time(short, facts, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
 
 
+@pytest.mark.parametrize("source", ["bikes", "bigbuckbunny"])
+def test_frames_that_are_given_are_not_changed(make, facts, tmp_path, source):
+    """Through RGB and back. ffmpeg's own way to convert leaves 47 dB of the one and 43 of the other."""
+    film = make(f"short-{source}.mkv", "-frames:v", "6", "-c:v", "ffv1", source=source)
+    double(film, tmp_path / "out.mkv", crf=0)
+    graph = "[0]select='not(mod(n,2))',settb=1/25,setpts=N[a];[1]settb=1/25,setpts=N[b];[a][b]psnr"
+    text = ffmpeg("-i", tmp_path / "out.mkv", "-i", film, "-lavfi", graph, "-f", "null", "-")
+    assert float(re.search(r"PSNR .*average:([\d.]+)", text)[1]) > 60
+
+
 def test_the_same_input_gives_the_same_bytes(short, tmp_path):
     for name in ("a.mp4", "b.mp4"):
         double(short, tmp_path / name)
@@ -114,7 +125,8 @@ def test_odd_sides_become_even(tmp_path, facts, size):
     after = facts(tmp_path / "out.mp4").frames
     assert after.shape[1:3] == (height + height % 2, width + width % 2)
     assert decibels(after[::2, 8:height, 8:width], before[:, 8:, 8:]) > 22  # 4:2:0 halves the colours
-    assert np.abs(after[:, -1].astype(int) - after[:, height - 1]).mean() < 4
+    grey = after @ (0.299, 0.587, 0.114)  # colours, one for two by two pixels, are smooth between blocks
+    assert np.abs(grey[:, -1] - grey[:, height - 1]).mean() < 4
 
 
 def test_a_phone_held_upright(make, facts, tmp_path):

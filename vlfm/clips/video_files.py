@@ -24,6 +24,7 @@ import numpy as np
 
 from vlfm.clips.center_crop import center_box
 from vlfm.errors import BadClip
+from vlfm.storage.pictures import EXACT
 from vlfm.words import first_line
 
 # Playlists name further files or hosts to read; a clip's source is one file.
@@ -41,8 +42,6 @@ LEAD = 12.0  # seconds between two key frames, at most: x264's are 10 s apart at
 LARGEST = 1 << 26  # pixels of a picture, twice 8K: a few bytes can announce more than there is memory
 COMPLAINTS = 1000  # of a decoder about one file that are kept
 PIPE = 1 << 20  # bytes between ffmpeg and us: with the usual 64 KiB they wait for each other tens of times a frame
-# How ffmpeg scales: in its own way colours get half as sharp and a level too dark, and depend on the kind of processor.
-EXACT = "lanczos+accurate_rnd+full_chroma_int+bitexact"
 NO_FRAME = (17, 5)  # width and height, which no clip has, for a picture that is no frame
 KEY, CORRUPT = 1, 2  # ffmpeg's flags of a packet
 NO_TIME = -(1 << 63)  # ffmpeg's number for a frame of which it does not know when it is shown
@@ -214,13 +213,14 @@ class FFmpegFrames:
         self._file, self._media = file, media
         since -= media.lead
         self._before = {"ss": f"{since + media.offset:.6f}"} if since >= 1 else {}
-        self._height, self._width, how = media.height, media.width, "force_original_aspect_ratio=decrease"
+        self._height, self._width = media.height, media.width
+        how = f"force_original_aspect_ratio=decrease:flags={EXACT}"
         if width and width < media.width:
             self._height = max(2, 2 * round(width * media.height / media.width / 2))
             self._width, how = width, "flags=area"
         self._scale = f"scale={self._width}:{self._height}:{how}"
         if size is not None:
-            self._scale += f":flags={EXACT},{_fit(media, *size)}"
+            self._scale += f",{_fit(media, *size)}"
             self._height, self._width = size
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:

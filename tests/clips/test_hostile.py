@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 from tests.data.hostile import CASES, LENGTH, PHONE, SOME, WIDTH_CASES, Case, Corpus, true_frames, true_squares
 from vlfm.clips.index.split_videos import split_video
 from vlfm.clips.shards import read_clips
-from vlfm.clips.video_files import damage, probe
+from vlfm.clips.video_files import _packets, damage, probe
 from vlfm.errors import VLFMError
 from vlfm.storage.ledger import read_ledger
 from vlfm.storage.manifest import Clip, read_manifest, write_manifest
@@ -167,8 +167,8 @@ def differences(
         return found
     if not np.array_equal(clip.frames, squares[places]):
         found.append(f"frames differ by {np.abs(clip.frames.astype(int) - squares[places]).max()} from ffmpeg's")
-    if os.environ.get("SHOW"):
-        print(case, far.mean(), far.max())
+    if far.mean() > 3:  # Pillow's, of colours that ffmpeg converted in its usual way
+        found.append(f"frames differ by {far.mean():.1f} in the mean from the middle of ffmpeg's")
     return found
 
 
@@ -185,9 +185,10 @@ def among(cases: list[Case]) -> list[Case]:
 
 
 @LINUX
-def test_bad_files_cost_nothing_but_themselves(stage):
+@pytest.mark.parametrize("decoder", ["ffmpeg", "decord"])
+def test_bad_files_cost_nothing_but_themselves(stage, decoder):
     """Some of each kind; all of them are a slow test."""
-    assert stage(among(SOME), 120) < 50
+    assert stage(among(SOME), 120, decoder=decoder) < 50
 
 
 @LINUX
@@ -203,7 +204,7 @@ def test_the_whole_corpus(stage, decoder):
 @pytest.mark.slow
 def test_every_width_from_16_to_130(stage):
     """Rows of 3 · width bytes that are padded to 32 or 64: colours out of place, four of them a pixel."""
-    stage(WIDTH_CASES, 1800)
+    stage(WIDTH_CASES, 1800, decoder="decord")
 
 
 def test_split_leaves_out_what_is_no_video(corpus, settings, tmp_path, capsys):
@@ -240,7 +241,15 @@ def test_damage_in_a_transport_stream_is_told_where_it_is(corpus):
     media = probe(path, 60)
     found = {start: damage(path, media, start, LENGTH) for start in (0.3, 0.6, 1.2, 1.5, 2.3)}
     assert [start for start, complaint in found.items() if complaint] == [1.2, 1.5], found
-    assert found[1.2] == found[1.5] == "Packet corrupt at 1.280 s"
+    assert found[1.2] == found[1.5] == "Packet corrupt at 1.320 s"
+
+
+def test_where_transport_streams_were_put_together_nothing_is_lost(corpus):
+    """The reader of the container takes the last packet before it for corrupt."""
+    path = corpus.path("segments.ts")
+    media = probe(path, 60)
+    assert any(packet.corrupt for packet in _packets(path, media, {}, 3.0))
+    assert [damage(path, media, start, LENGTH) for start in (0.3, 0.6, 0.9, 1.0, 2.0)] == [None] * 5
 
 
 @pytest.mark.slow

@@ -439,7 +439,7 @@ MAKERS: dict[str, Make] = {
     "film.mkv": by_ffmpeg("-vf", "fps=24000/1001", *X264),
     "edit-list.mp4": by_ffmpeg(*COPY, before=("-ss", "0.52")),
     "edit-list-b.mp4": by_ffmpeg(*COPY, before=("-ss", "1.3"), source="b-frames.mp4"),
-    "b-frames.mp4": by_ffmpeg(*X264, "-bf", "3", "-x264-params", "open-gop=1:keyint=20"),
+    "b-frames.mp4": by_ffmpeg(*X264, "-bf", "3", "-x264-params", "asm=SSE4.2:open-gop=1:keyint=20"),
     "negative.mkv": by_ffmpeg(*COPY, "-avoid_negative_ts", "disabled", "-output_ts_offset", "-0.7"),
     "negative.mp4": by_ffmpeg(*COPY, "-avoid_negative_ts", "disabled", "-output_ts_offset", "-0.7"),
     "late.mp4": by_ffmpeg(
@@ -451,6 +451,9 @@ MAKERS: dict[str, Make] = {
     "wrap.ts": by_ffmpeg(*COPY, "-output_ts_offset", "95442", "-muxdelay", "0"),
     "gap.ts": by_bytes("plain.ts", _gap),
     "again.ts": joined("plain.ts", "plain.ts"),
+    "first.ts": by_ffmpeg("-t", "1", *X264, "-muxdelay", "0"),
+    "second.ts": by_ffmpeg(*X264, "-muxdelay", "0", "-output_ts_offset", "1", before=("-ss", "1")),
+    "segments.ts": joined("first.ts", "second.ts"),
     "mid-group.ts": by_bytes("plain.ts", lambda data: data[len(data) // 5 // PACKET * PACKET :]),
     # pictures turned, stretched, of several sizes
     "turned-90.mp4": by_ffmpeg(*COPY, before=("-display_rotation", "90")),

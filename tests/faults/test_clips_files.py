@@ -209,11 +209,11 @@ def test_a_disk_that_is_full_at_the_end_is_told_and_what_killed_jobs_left_is_cle
     decode(files, settings, "good.mp4", [0.0])
     out = files / "decoded"
     (out / "0.tar").unlink()
-    (out / ".0.4711.tmp.tar").write_bytes(b"half")
+    (out / ".0.01234567-4711.tmp.tar").write_bytes(b"half")
     monkeypatch.setattr(decoding, "write_tar", full)
     with pytest.raises(VLFMError, match=r"0\.tar cannot be written \(No space left on device\); free space there"):
         decode_shard(settings(), out / "m.parquet", 0, out / "0.tar", out / "l.parquet", out / "sources")
-    assert not (out / ".0.4711.tmp.tar").exists()
+    assert not (out / ".0.01234567-4711.tmp.tar").exists()
 
 
 @pytest.mark.parametrize("name", ["none.mp4", "zero.mp4", "text.mp4", "sound.mp4"])

@@ -118,7 +118,7 @@ def test_half_a_piece_is_not_used(clips, whole, tmp_path, monkeypatch):
         run(clips, tmp_path)
     monkeypatch.undo()
     piece = next(tmp_path.glob(".00000.partial-*/*.tar"))
-    piece.rename(piece.with_name(f".{piece.stem}.4711.tmp.tar"))  # as a killed writer leaves it
+    piece.rename(piece.with_name(f".{piece.stem}.01234567-4711.tmp.tar"))  # as a killed writer leaves it
     assert run(clips, tmp_path) == whole
 
 

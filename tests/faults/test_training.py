@@ -272,7 +272,7 @@ def test_what_tensorboard_could_not_write_hides_no_other_error(tmp_path, monkeyp
 
 
 def test_what_a_killed_writer_left_is_cleared(tmp_path):
-    (tmp_path / ".step-00000003.4711.tmp.safetensors").write_bytes(b"half")
+    (tmp_path / ".step-00000003.01234567-4711.tmp.safetensors").write_bytes(b"half")
     Checkpoints(tmp_path, keep=2).save(4, {"step": 4})
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000004.safetensors"]
 

@@ -78,13 +78,13 @@ def test_twice_the_frames_in_the_same_time(short, facts, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("source", ["bikes", "bigbuckbunny"])
-def test_frames_that_are_given_are_not_changed(make, facts, tmp_path, source):
+def test_frames_that_are_given_are_not_changed(make, tmp_path, source):
     """Through RGB and back. ffmpeg's own way to convert leaves 47 dB of the one and 43 of the other."""
     film = make(f"short-{source}.mkv", "-frames:v", "6", "-c:v", "ffv1", source=source)
     double(film, tmp_path / "out.mkv", crf=0)
     graph = "[0]select='not(mod(n,2))',settb=1/25,setpts=N[a];[1]settb=1/25,setpts=N[b];[a][b]psnr"
     text = ffmpeg("-i", tmp_path / "out.mkv", "-i", film, "-lavfi", graph, "-f", "null", "-")
-    assert float(re.search(r"PSNR .*average:([\d.]+)", text)[1]) > 60
+    assert float(re.search(r"PSNR .*average:([\d.]+|inf)", text)[1]) > 60
 
 
 def test_the_same_input_gives_the_same_bytes(short, tmp_path):

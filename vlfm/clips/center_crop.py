@@ -18,8 +18,8 @@ class Box(NamedTuple):
 def center_box(rows: int, columns: int, aspect: float, height: int, width: int) -> Box:
     """The largest part of a frame, as it is shown, that is shaped as `height` × `width`; its centre.
 
-    Its sides are whole pixels, as ffmpeg crops: the picture is stretched by less than half a pixel. Left and top are
-    even, or colours, of which most videos have one for two by two pixels, would move against the rest.
+    Its sides are whole pixels, as ffmpeg crops, at most half a pixel off. Left and top are even, or colours, of which
+    most videos have one for two by two pixels, would move against the rest: the box is up to 1.5 pixels off the centre.
 
     Args:
         rows, columns: of the frame.

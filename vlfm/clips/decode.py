@@ -143,7 +143,7 @@ def _piece(partial: Path, clip: Clip, file: Path) -> Path:
 def _decode_source(
     clips: config.Clips, shape: Shape, file: Path, wanted: list[Clip], paths: dict[str, Path]
 ) -> Iterator[tuple[str, str, float]]:
-    """Decode the missing clips of one source, by decord and then ffmpeg.
+    """Decode the missing clips of one source, by ffmpeg; with `clips.decoder: decord` by decord first.
 
     Where decord fails on one clip, the others it made of this source are made again by ffmpeg: how far it came
     before it noticed is chance, and the same input has to give the same bytes.

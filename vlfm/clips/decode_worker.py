@@ -28,7 +28,7 @@ from vlfm.errors import BadClip
 from vlfm.storage.files import atomic_path
 
 MEMORY = 8 << 30  # bytes of data a decoding process may hold: decoders that run away fail instead of swapping
-HUFFMAN = 2  # zlib's Z_HUFFMAN_ONLY
+RUNS = 3  # zlib's Z_RLE
 SEEK = 60.0  # seconds of footage worth skipping by a seek instead of decoding it
 
 
@@ -270,9 +270,9 @@ def write_piece(
     for index, picture in enumerate(pictures):
         buffer = io.BytesIO()
         if image == "png":
-            # Level 6 takes four times as long, longer than decoding, and saves 5 to 15 %. Of rows that are filtered
-            # Huffman's code alone makes no larger a file than the search for repeats, in two thirds of the time.
-            Image.fromarray(picture).save(buffer, "PNG", compress_level=1, compress_type=HUFFMAN)
+            # Level 6 takes four times as long, longer than decoding, and saves 5 to 15 %. Runs alone, without a search
+            # for repeats, make smaller files of films than level 1 does with it, in two thirds of the time.
+            Image.fromarray(picture).save(buffer, "PNG", compress_level=1, compress_type=RUNS)
         else:
             Image.fromarray(picture).save(buffer, "JPEG", quality=95, subsampling=0)
         members[f"{index:03d}.{image}"] = buffer.getvalue()

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import ffmpeg
 import imageio_ffmpeg
@@ -213,6 +213,8 @@ class FFmpegFrames:
         self._file, self._media = file, media
         since -= media.lead
         self._before = {"ss": f"{since + media.offset:.6f}"} if since >= 1 else {}
+        if size is not None:  # shards are decoded side by side, a core each
+            self._before["threads"] = 1
         self._height, self._width = media.height, media.width
         how = f"force_original_aspect_ratio=decrease:flags={EXACT}"
         if width and width < media.width:
@@ -318,10 +320,49 @@ def _complaints_about_packets(file: Path | str, media: Media, start: float, dura
     """
     since = start - media.lead
     before = {"ss": f"{since + media.offset:.6f}"} if since >= 1 else {}
+    packets = _packets(file, media, before, start + duration)
+    inside = [index for index, packet in enumerate(packets) if packet.shown <= start + duration]
+    if not inside:
+        return []
+    keys = [index for index, packet in enumerate(packets) if packet.key and packet.shown <= start]
+    stretch = packets[max(keys, default=0) :]
+    last = packets[inside[-1]].place
+    step = float(np.median(np.diff([packet.decoded for packet in stretch]))) if len(stretch) > 1 else 0.0
+    for index, packet in enumerate(stretch):
+        # Where two files were put together, the last packet but one of the first is flagged though nothing is lost.
+        near = stretch[index : index + 3]
+        whole = any(each.key for each in near[1:]) and max(np.diff([each.decoded for each in near])) < 1.5 * step
+        if packet.corrupt and packet.place <= last and not whole:
+            return [f"Packet corrupt at {packet.shown:.3f} s"]
+    first = stretch[0].place
+    drop = f"lt(dts,{first})+gt(dts,{last})".replace(",", "\\,")
+    chosen = {"c": "copy", "bsf:v": f"noise=drop={drop}", "f": "nut"}
+    copied = _command(file, before, "-", chosen, "-copyts", "-v", "quiet")
+    decoded = ffmpeg.input("pipe:0", f="nut", threads=1).output("-", f="null")
+    decode = ffmpeg.compile(decoded.global_args("-hide_banner", "-v", "error"), cmd=imageio_ffmpeg.get_ffmpeg_exe())
+    with subprocess.Popen(
+        copied, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, preexec_fn=die_with_parent
+    ) as process:
+        done = subprocess.run(decode, stdin=process.stdout, capture_output=True)
+        process.kill()
+    return done.stderr.decode(errors="replace").splitlines()
+
+
+class _Packet(NamedTuple):
+    """Of a video stream: when it is decoded, in ticks of the time base, and when it is decoded and shown, seconds."""
+
+    place: int
+    decoded: float
+    shown: float
+    key: bool
+    corrupt: bool
+
+
+def _packets(file: Path | str, media: Media, before: dict, end: float) -> list[_Packet]:
+    """The packets up to `end`, seconds, and two more; `before` says where to begin."""
     listed = _command(file, before, "-", {"c": "copy", "f": "framecrc"}, "-copyts", "-v", "quiet")
-    first, last, end = None, None, start + duration
     one, ticks = 1, 1
-    corrupt: list[tuple[int, float]] = []  # when they are decoded, in ticks, and in seconds
+    packets: list[_Packet] = []
     with subprocess.Popen(
         listed, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, preexec_fn=die_with_parent
     ) as process:
@@ -330,31 +371,12 @@ def _complaints_about_packets(file: Path | str, media: Media, start: float, dura
                 one, ticks = map(int, found.groups())
             elif found := re.match(rb"0, *(-?\d+), *(-?\d+), *\d+, *\d+, *\w+(?:, F=0x([0-9A-F]+))?", line):
                 decoded, shown = ((int(pts) * one / ticks - media.zero) for pts in found.groups()[:2])
-                if decoded > end:  # and so is all that comes, which is shown later than it is decoded
-                    break
                 flags = int(found[3] or b"1", 16)
-                if first is None or (flags & KEY and shown <= start):
-                    first = int(found[1])
-                if flags & CORRUPT:
-                    corrupt.append((int(found[1]), decoded))
-                if shown <= end:
-                    last = int(found[1])
+                packets.append(_Packet(int(found[1]), decoded, shown, bool(flags & KEY), bool(flags & CORRUPT)))
+                if len(packets) > 2 and packets[-2].decoded > end:  # what comes is shown later than it is decoded
+                    break
         process.kill()
-    if last is None:
-        return []
-    if lost := [moment for place, moment in corrupt if first <= place <= last]:
-        return [f"Packet corrupt at {lost[0]:.3f} s"]
-    drop = f"lt(dts,{first})+gt(dts,{last})".replace(",", "\\,")
-    chosen = {"c": "copy", "bsf:v": f"noise=drop={drop}", "f": "nut"}
-    copied = _command(file, before, "-", chosen, "-copyts", "-v", "quiet")
-    stretch = ffmpeg.input("pipe:0", f="nut", threads=1).output("-", f="null")
-    decode = ffmpeg.compile(stretch.global_args("-hide_banner", "-v", "error"), cmd=imageio_ffmpeg.get_ffmpeg_exe())
-    with subprocess.Popen(
-        copied, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, preexec_fn=die_with_parent
-    ) as process:
-        done = subprocess.run(decode, stdin=process.stdout, capture_output=True)
-        process.kill()
-    return done.stderr.decode(errors="replace").splitlines()
+    return packets
 
 
 class DecordFrames:

@@ -20,8 +20,16 @@ from vlfm.errors import VLFMError
 UMASK = os.umask(0o022)
 os.umask(UMASK)
 
-# Numbers of processes mean something on their own machine alone, and clusters share folders.
-MACHINE = f"{zlib.crc32(platform.node().encode()):08x}"
+
+def _machine() -> str:
+    """Names the processes that have numbers of their own: clusters share folders, and containers a host's name."""
+    told = [platform.node()]
+    with contextlib.suppress(OSError):
+        told += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    return f"{zlib.crc32(''.join(told).encode()):08x}"
+
+
+MACHINE = _machine()
 LEFTOVER = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)\.tmp(\.[^.]*)?", re.S)
 ABANDONED = 86400.0  # seconds without a write after which another machine's temporary file has no writer any more
 
@@ -34,7 +42,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
     The suffix is kept, so that writers that look at it behave. The file is flushed to disk before it is
     renamed: after a crash there is the old file, the new file or none, never half of one. A killed process leaves its
-    temporary file, which the next process that writes into the folder removes.
+    temporary file. The next process that writes into the folder removes it, that of another machine after a day.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,9 +70,10 @@ def _remove_leftovers(folder: Path) -> None:
     _looked_through.add(name)
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if (found := LEFTOVER.fullmatch(entry.name)) and _has_no_writer(entry, found[1], int(found[2])):
+            if found := LEFTOVER.fullmatch(entry.name):
                 with contextlib.suppress(OSError):
-                    os.unlink(entry)
+                    if _has_no_writer(entry, found[1], int(found[2])):
+                        os.unlink(entry)
 
 
 def _has_no_writer(entry: "os.DirEntry[str]", machine: str, process: int) -> bool:

@@ -33,7 +33,7 @@ def write_mp4(
     with atomic_path(path) as temporary:
         stream = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", framerate=fps)
         if pixels == "yuv420p":
-            # It halves the colour planes: odd sides are padded by one pixel.
+            # It halves the colour planes: odd sides are padded by one pixel. (yuv444p is always converted exactly.)
             stream = stream.filter("pad", "ceil(iw/2)*2", "ceil(ih/2)*2").filter("scale", flags=EXACT)
         command = stream.output(
             str(temporary),

@@ -245,7 +245,7 @@ def test_damage_in_a_transport_stream_is_told_where_it_is(corpus):
 
 
 def test_where_transport_streams_were_put_together_nothing_is_lost(corpus):
-    """The reader of the container takes the last packet before it for corrupt."""
+    """The reader of the container takes a packet before it for corrupt."""
     path = corpus.path("segments.ts")
     media = probe(path, 60)
     assert any(packet.corrupt for packet in _packets(path, media, {}, 3.0))

@@ -452,7 +452,7 @@ MAKERS: dict[str, Make] = {
     "gap.ts": by_bytes("plain.ts", _gap),
     "again.ts": joined("plain.ts", "plain.ts"),
     "first.ts": by_ffmpeg("-t", "1", *X264, "-muxdelay", "0"),
-    "second.ts": by_ffmpeg(*X264, "-muxdelay", "0", "-output_ts_offset", "1", before=("-ss", "1")),
+    "second.ts": by_ffmpeg(*X264, "-muxdelay", "0", "-output_ts_offset", "1.08", before=("-ss", "1")),
     "segments.ts": joined("first.ts", "second.ts"),
     "mid-group.ts": by_bytes("plain.ts", lambda data: data[len(data) // 5 // PACKET * PACKET :]),
     # pictures turned, stretched, of several sizes

@@ -23,6 +23,7 @@ import imageio_ffmpeg
 import numpy as np
 
 from vlfm.clips.center_crop import center_box
+from vlfm.clips.windows import TIE
 from vlfm.errors import BadClip
 from vlfm.storage.pictures import EXACT
 from vlfm.words import first_line
@@ -324,15 +325,12 @@ def _complaints_about_packets(file: Path | str, media: Media, start: float, dura
     inside = [index for index, packet in enumerate(packets) if packet.shown <= start + duration]
     if not inside:
         return []
-    keys = [index for index, packet in enumerate(packets) if packet.key and packet.shown <= start]
+    keys = [index for index, packet in enumerate(packets) if packet.key and packet.shown <= start + TIE]
     stretch = packets[max(keys, default=0) :]
     last = packets[inside[-1]].place
     step = float(np.median(np.diff([packet.decoded for packet in stretch]))) if len(stretch) > 1 else 0.0
     for index, packet in enumerate(stretch):
-        # Where two files were put together, the last packet but one of the first is flagged though nothing is lost.
-        near = stretch[index : index + 3]
-        whole = any(each.key for each in near[1:]) and max(np.diff([each.decoded for each in near])) < 1.5 * step
-        if packet.corrupt and packet.place <= last and not whole:
+        if packet.corrupt and packet.place <= last and not _at_a_join(stretch[index : index + 3], step):
             return [f"Packet corrupt at {packet.shown:.3f} s"]
     first = stretch[0].place
     drop = f"lt(dts,{first})+gt(dts,{last})".replace(",", "\\,")
@@ -346,6 +344,15 @@ def _complaints_about_packets(file: Path | str, media: Media, start: float, dura
         done = subprocess.run(decode, stdin=process.stdout, capture_output=True)
         process.kill()
     return done.stderr.decode(errors="replace").splitlines()
+
+
+def _at_a_join(packets: list["_Packet"], step: float) -> bool:
+    """Whether a packet is flagged only as two files were put together there, and nothing is lost.
+
+    Then it is the last of the first file or the one before it, and time goes on evenly to the second's key frame.
+    """
+    gaps = np.diff([packet.decoded for packet in packets])
+    return any(packet.key for packet in packets[1:]) and 0 <= min(gaps) and max(gaps) < 1.5 * step
 
 
 class _Packet(NamedTuple):

@@ -15,8 +15,8 @@ import numpy as np
 from vlfm import config as configs
 from vlfm.errors import VLFMError
 from vlfm.splits import checked_plan
-from vlfm.storage.benchmarks import read_benchmark, resumed_step
 from vlfm.storage.files import read_json
+from vlfm.storage.job_timings import read_benchmark, resumed_step
 from vlfm.words import bytes_in_words, seconds_in_words, table_in_words
 
 CORES_A_JOB = 16  # what rules that compute ask for; see workflow/rules/common.smk

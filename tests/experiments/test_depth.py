@@ -14,7 +14,7 @@ from vlfm.coefficients.basis import clip_basis
 from vlfm.coefficients.shards import read_shard
 from vlfm.errors import VLFMError
 from vlfm.experiments import depth
-from vlfm.experiments.shared.losses import round_trip_and_loss, share_left
+from vlfm.experiments.shared.path_errors import round_trip_and_loss, share_left
 from vlfm.finished_run import Run
 from vlfm.flow.projection import project, projection_matrix
 from vlfm.frames import psnr, to_tensor

@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from vlfm.clips.center_crop import crop
+from vlfm.clips.shots import CutDetector
 from vlfm.clips.video_files import DecordFrames, FFmpegFrames, Media, Suspicious, damage, die_with_parent, said
 from vlfm.clips.windows import choose_frames, nearest, slack
 from vlfm.errors import BadClip
@@ -295,26 +296,21 @@ def _cuts(task: dict[str, Any], errors: _Errors) -> Iterator[dict[str, Any]]:
     Task: `file`, `media`, `start`, `end` (seconds or null), `threshold`. Reports `{"cut": seconds}`, the
     first frame of a new shot, and last `{"first": seconds, "last": seconds}`, what the stretch really covers.
     """
-    from scenedetect import ContentDetector, FrameTimecode
-
     media = Media(**task["media"])
     start, end = task["start"], task["end"]
     since = start - 1 if start > SEEK else 0.0
-    # No minimum length: its purpose is to merge cuts, but no window may cross any.
-    detector = ContentDetector(threshold=task["threshold"], min_scene_len=0)
+    begins = CutDetector(task["threshold"])
     first = last = None
     interval, spoke = 1 / (media.fps or 25), time.monotonic()
-    for shown, frame in FFmpegFrames(task["file"], media, since, width=256):
+    for shown, frame in FFmpegFrames(task["file"], media, since, width=CutDetector.WIDTH):
         if end is not None and shown >= end:
             last = end
             break
         if last is not None:
             interval = shown - last
         first, last = shown if shown < start or first is None else first, shown
-        if shown >= start:
-            code = FrameTimecode(float(shown), fps=media.fps or 25.0)
-            bgr = np.ascontiguousarray(frame[:, :, ::-1])
-            yield from ({"cut": float(cut.seconds)} for cut in detector.process_frame(code, bgr))
+        if shown >= start and begins(frame):
+            yield {"cut": float(shown)}
         if time.monotonic() - spoke > 0.2:
             spoke = time.monotonic()
             yield {}

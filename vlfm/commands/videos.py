@@ -8,8 +8,8 @@ from vlfm.errors import VLFMError
 
 WHOLE_VIDEO = (
     "Works on any video of any length, at its own size; nothing has to be trained. Frames of the input that fall "
-    "on an instant of the output stay as they are, the others lie on paths through those around them, never "
-    "across a cut. Sound is copied as it is. The output appears when it is whole."
+    "on an instant of the output stay as they are (not with --path projected), the others lie on paths through "
+    "those around them, never across a cut. Sound is copied as it is. The output appears when it is whole."
 )
 
 

@@ -25,7 +25,7 @@ from vlfm.evaluation.generation.sources import generated
 from vlfm.evaluation.means import number
 from vlfm.experiments.shared.common import COLOURS, write_experiment
 from vlfm.experiments.shared.judged import Headline, Jury, headline, ordered, side_by_side
-from vlfm.experiments.shared.losses import round_trip_and_loss, share_left
+from vlfm.experiments.shared.path_errors import round_trip_and_loss, share_left
 from vlfm.experiments.shared.variants import Variant, projected
 from vlfm.finished_run import Run
 from vlfm.latents.invert import invert_shard, latents_fingerprint

@@ -7,7 +7,7 @@ from vlfm import config as configs
 from vlfm.experiments.names import EXPERIMENTS
 from vlfm.report.clip_ledger import summarise
 from vlfm.report.tables import Table, make_table
-from vlfm.storage.benchmarks import benchmark_seconds, read_benchmark, resumed_step
+from vlfm.storage.job_timings import benchmark_seconds, read_benchmark, resumed_step
 from vlfm.storage.ledger import LedgerRow
 from vlfm.storage.tables import read_table
 

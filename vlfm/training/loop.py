@@ -18,7 +18,7 @@ from vlfm.storage.checkpoints import Checkpoints, copied, load_state
 from vlfm.storage.files import disk_may_be_full, write_json
 from vlfm.storage.fingerprints import fingerprint
 from vlfm.storage.locks import sole_writer
-from vlfm.training.captions import training_captions
+from vlfm.training.collect_captions import training_captions
 from vlfm.training.data import Batch, Moments, read_moments
 from vlfm.training.distributed import StopRequest
 from vlfm.training.loader import batches

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from vlfm.clips.shots import CutDetector
 from vlfm.errors import VLFMError
 from vlfm.flow.tails import TAILS
 from vlfm.progress import progress
-from vlfm.video.cuts import CutDetector
 from vlfm.video.resample import PathSettings, Resampler
 from vlfm.video.source import Source, check_whole, open_source, sound_frames
 from vlfm.video.spaces import open_space

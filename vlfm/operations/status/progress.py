@@ -14,8 +14,8 @@ from vlfm.operations.status.jobs import job_of
 from vlfm.operations.status.training import read_steps
 from vlfm.operations.status.workflow import Workflow
 from vlfm.splits import TEST, shards_of, splits_of
-from vlfm.storage.benchmarks import benchmark_seconds
 from vlfm.storage.files import read_json
+from vlfm.storage.job_timings import benchmark_seconds
 
 LATEST = 64  # jobs that tell a stage's rate: those that ended last
 

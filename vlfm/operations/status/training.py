@@ -9,8 +9,8 @@ from typing import Any
 
 from vlfm.errors import VLFMError
 from vlfm.operations.status.files import changed, names
-from vlfm.storage.benchmarks import benchmark_seconds, resumed_step
 from vlfm.storage.files import read_json
+from vlfm.storage.job_timings import benchmark_seconds, resumed_step
 from vlfm.training.log import MetricsLog
 
 CHECKPOINT = re.compile(r"step-(\d{8})\.safetensors")

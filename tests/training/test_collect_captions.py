@@ -15,7 +15,7 @@ from vlfm.errors import VLFMError
 from vlfm.model.training_captions import TRAINING_CAPTIONS, TrainingCaptions
 from vlfm.storage.files import read_json
 from vlfm.training import captions as reading
-from vlfm.training.captions import training_captions
+from vlfm.training.collect_captions import training_captions
 from vlfm.training.data import read_moments
 from vlfm.training.loop import train
 from vlfm.training.trainer import Trainer

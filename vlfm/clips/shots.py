@@ -18,6 +18,7 @@ class CutDetector:
         if threshold > 0:
             from scenedetect import ContentDetector
 
+            # No minimum length: its purpose is to merge cuts, but no window may cross any.
             self._detector = ContentDetector(threshold=threshold, min_scene_len=0)
 
     def __call__(self, frame: np.ndarray) -> bool:

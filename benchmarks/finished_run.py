@@ -17,11 +17,12 @@ from vlfm.coefficients.shards import ClipCoefficients, read_shard
 from vlfm.errors import VLFMError
 from vlfm.flow.projection import reconstruct
 from vlfm.model.flow_model import FlowModel
+from vlfm.precision import network_dtype
 from vlfm.splits import TRAIN, shards_of
 from vlfm.storage.files import read_json
 from vlfm.training.data import Batch, Moments, read_moments
 from vlfm.training.network import new_model
-from vlfm.training.trainer import Trainer, attention_kernel, autocast_dtype
+from vlfm.training.trainer import Trainer, attention_kernel
 
 CHUNK = 51  # clips rendered at once
 
@@ -143,7 +144,7 @@ def true_latents(model: FlowModel, batch: Batch, times: torch.Tensor) -> torch.T
 def rendered(model: FlowModel, batch: Batch, noise: torch.Tensor, times: torch.Tensor, **settings) -> torch.Tensor:
     """The model's latents at times (K,), in parts that fit into memory; in the precision it was trained in."""
     parts = zip(batch.tokens.split(CHUNK), batch.mask.split(CHUNK), noise.split(CHUNK), strict=True)
-    dtype = autocast_dtype("auto", model.device)
+    dtype = network_dtype("auto", model.device)
     with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32), attention_kernel(model.device):
         return torch.cat([model.latents(*part, times, **settings).cpu() for part in parts])
 

@@ -32,6 +32,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vlfm import config as configs
 from vlfm.coefficients.shards import read_shard
+from vlfm.precision import network_dtype
 from vlfm.progress import Stopwatch
 from vlfm.training.data import Moments, read_moments
 from vlfm.training.loader import batches
@@ -39,7 +40,7 @@ from vlfm.training.loop import LOG_EVERY, StepBatches
 from vlfm.training.network import new_model
 from vlfm.training.nonfinite_gradients import make_updates
 from vlfm.training.throughput import flops_per_sample, peak_flops
-from vlfm.training.trainer import Trainer, attention_kernel, autocast_dtype
+from vlfm.training.trainer import Trainer, attention_kernel
 
 ROOT = Path(__file__).parents[1]
 SIZES = {
@@ -138,7 +139,7 @@ def run(arguments: argparse.Namespace, device: torch.device, folder: Path) -> di
     model = new_model(config, moments)
     one = next(batches(tars, moments, 1, 0))
     flops = flops_per_sample(model, one)
-    dtype = autocast_dtype(config.training.precision, device)
+    dtype = network_dtype(config.training.precision, device)
     peak = peak_flops(device, dtype)
     samples = arguments.steps * batch
 
@@ -237,7 +238,7 @@ def plain_loop(
         for block in model.backbone.transformer_blocks:
             block.compile()
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, fused=device.type == "cuda")
-    dtype = autocast_dtype(settings.precision, device)
+    dtype = network_dtype(settings.precision, device)
     loader = DataLoader(
         Features(features),
         batch_size=settings.batch_size,

@@ -211,6 +211,7 @@ class Autoencoder(Section):
     steps: Annotated[int, Field(ge=0)]
     batch_size: Count
     learning_rate: Positive
+    precision: Literal["auto", "float32", "bfloat16"]
 
 
 class Embedded(Section):

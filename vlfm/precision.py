@@ -1,4 +1,4 @@
-"""Whether a device multiplies bfloat16 faster than float32."""
+"""What matrix products run in: bfloat16 where a device multiplies it faster than float32."""
 
 import torch
 
@@ -11,3 +11,14 @@ def fast_bfloat16(device: torch.device | str) -> bool:
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def network_dtype(precision: str, device: torch.device | str) -> torch.dtype:
+    """What a network's products run in; the state of a walk, weights in training, optimizer and loss stay in float32.
+
+    Args:
+        precision: the name of a dtype, or auto: bfloat16 where it is faster, else float32.
+    """
+    if precision != "auto":
+        return getattr(torch, precision)
+    return torch.bfloat16 if fast_bfloat16(device) else torch.float32

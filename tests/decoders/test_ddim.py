@@ -110,14 +110,3 @@ def test_no_gradient_is_kept():
     latents = torch.randn(1, 4, 8, 8)
     assert not ddim.invert(lambda x, t: weight * x, latents, scheduler, 3).requires_grad
     assert not ddim.generate(lambda x, t: weight * x, latents, scheduler, 3).requires_grad
-
-
-def test_precision_asked_for_is_given_and_auto_is_what_the_machine_multiplies(monkeypatch):
-    assert ddim.network_dtype("float32", "cuda") == torch.float32
-    assert ddim.network_dtype("bfloat16", "cpu") == torch.bfloat16
-    for has, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda has=has: has)
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has: has)
-        assert ddim.network_dtype("auto", "cpu") == dtype
-        assert ddim.network_dtype("auto", torch.device("cuda", 0)) == dtype

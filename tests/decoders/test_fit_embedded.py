@@ -66,6 +66,20 @@ def test_one_decoder_for_all_sizes(config, shards, tmp_path):
         assert decoder.latent_shape(height, width) == (8, height // 6, width // 6)
 
 
+def test_in_bfloat16_as_much_is_learnt_and_the_decoder_itself_is_float32(shards, tmp_path):
+    scores = {}
+    for name in ("none", "float32", "bfloat16"):
+        about = {"steps": 0} if name == "none" else {"steps": 60, "precision": name}
+        embedded = {"channels": 3, "autoencoder": about}  # few: patches alone then lose much
+        change = {"decoder": {"embedded": embedded}, "clips": {"size": SIZES}, "inversion": {"depth": 0}}
+        fit_embedded.fit_decoder(make_config(**merge(SMALL, change)), shards, tmp_path / name, torch.device("cpu"))
+        scores[name] = read_json(tmp_path / name / "decoder.json")["held_out_psnr"]
+    decoder = EmbeddedDecoder.from_pretrained(tmp_path / "bfloat16", depth=0)
+    assert {parameter.dtype for parameter in decoder.autoencoder.parameters()} == {torch.float32}
+    assert scores["bfloat16"] != scores["float32"]  # it was not float32 after all
+    assert abs(scores["bfloat16"] - scores["float32"]) < (scores["float32"] - scores["none"]) / 4
+
+
 @pytest.mark.parametrize("steps", [0, 20])
 def test_at_depth_0_there_is_no_noise_predictor(config, shards, tmp_path, monkeypatch, steps):
     fit_embedded.fit_decoder(config, shards, tmp_path / "decoder", torch.device("cpu"))

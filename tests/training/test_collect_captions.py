@@ -14,7 +14,7 @@ from vlfm.coefficients.shards import write_shard
 from vlfm.errors import VLFMError
 from vlfm.model.training_captions import TRAINING_CAPTIONS, TrainingCaptions
 from vlfm.storage.files import read_json
-from vlfm.training import captions as reading
+from vlfm.training import collect_captions as reading
 from vlfm.training.collect_captions import training_captions
 from vlfm.training.data import read_moments
 from vlfm.training.loop import train

@@ -13,19 +13,8 @@ import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 
 from vlfm.decoders.inversion_depth import walked_steps
-from vlfm.precision import fast_bfloat16
 
 NoisePredictor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-def network_dtype(precision: str, device: torch.device | str) -> torch.dtype:
-    """What the network runs in for `inversion.precision` auto, float32 or bfloat16.
-
-    `auto` is bfloat16 where the device multiplies it in hardware of its own.
-    """
-    if precision != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
-    return torch.bfloat16 if fast_bfloat16(device) else torch.float32
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from vlfm.decoders.patch_autoencoder import PatchAutoencoder
 from vlfm.errors import VLFMError
 from vlfm.frames import psnr, to_tensor
 from vlfm.learning_rate import warmup_cosine
+from vlfm.precision import network_dtype
 from vlfm.progress import progress
 from vlfm.storage.checkpoints import copied, load_state, save_state
 from vlfm.storage.files import write_json
@@ -183,6 +184,7 @@ def _train_autoencoder(
     torch.manual_seed(config.seed)
     model = LappedAutoencoder.of_patches(patches, about.width, about.blocks).to(patches.device)
     parts = list(frames.values())
+    device, dtype = model.device, network_dtype(about.precision, model.device)
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         chosen = _batch(parts, about.batch_size, generator)
@@ -191,10 +193,12 @@ def _train_autoencoder(
         if height and width:
             chosen = chosen[..., top : top + height, left : left + width]
         mirrored = torch.rand(len(chosen), generator=generator) < 0.5
-        chosen = torch.where(mirrored[:, None, None, None], chosen.flip(3), chosen).to(model.device)
-        latents = model.encode(chosen)
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
-        return functional.mse_loss(model.decode(latents + NOISE * noise), chosen)
+        chosen = torch.where(mirrored[:, None, None, None], chosen.flip(3), chosen).to(device)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            latents = model.encode(chosen)
+            noise = torch.randn(latents.shape, generator=generator).to(latents)
+            decoded = model.decode(latents + NOISE * noise)
+        return functional.mse_loss(decoded.float(), chosen)
 
     _optimise(model, loss, about.steps, about.learning_rate, config.seed, state, every, "autoencoder")
     model.normalise(parts)

@@ -26,7 +26,7 @@ class LappedAutoencoder(ModelMixin, ConfigMixin):
     """
 
     @register_to_config
-    def __init__(self, patch: int = 6, channels: int = 16, width: int = 96, blocks: int = 3):
+    def __init__(self, patch: int = 6, channels: int = 16, width: int = 160, blocks: int = 2):
         super().__init__()
         features = 3 * patch**2
         self.analysis = _convolution(features, channels)

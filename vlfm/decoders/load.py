@@ -9,9 +9,9 @@ import torch
 from vlfm import config as configs
 from vlfm.decoders.autoencoder import AutoencoderDecoder, LatentAutoencoder
 from vlfm.decoders.base import VisualDecoder
-from vlfm.decoders.ddim import network_dtype
 from vlfm.decoders.embedded import EmbeddedDecoder
 from vlfm.errors import VLFMError
+from vlfm.precision import network_dtype
 from vlfm.storage.files import read_json, write_json
 from vlfm.storage.fingerprints import check_fingerprint, fingerprint
 from vlfm.weights import files, fingerprint_folder

@@ -12,7 +12,7 @@ from vlfm import config as configs
 from vlfm.errors import VLFMError
 from vlfm.learning_rate import warmup_cosine
 from vlfm.model.transformer import VLFMTransformer
-from vlfm.precision import fast_bfloat16
+from vlfm.precision import network_dtype
 from vlfm.training.data import Batch
 from vlfm.training.distributed import ProcessGroup, make_accelerator, wrap
 from vlfm.training.muon import muon_class
@@ -50,13 +50,6 @@ def new_optimizer(config: configs.Config, model: VLFMTransformer, device: torch.
             ]
         )
     return torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, fused=gpu)
-
-
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """What matrix products run in; weights, optimizer, path and loss stay in float32."""
-    if precision != "auto":
-        return getattr(torch, precision)
-    return torch.bfloat16 if fast_bfloat16(device) else torch.float32
 
 
 def attention_kernel(device: torch.device) -> contextlib.AbstractContextManager:
@@ -109,7 +102,7 @@ class Trainer:
         processes, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         self.parts = split_batch(settings.batch_size, processes, settings.accumulate, self.rank)
         self.objective = self.objective or Objective(self.config)
-        self.dtype = autocast_dtype(settings.precision, self.device)
+        self.dtype = network_dtype(settings.precision, self.device)
         self.model.to(self.device).train()
         if settings.gradient_checkpointing:
             self.model.backbone.enable_gradient_checkpointing()

@@ -14,7 +14,9 @@ def fast_bfloat16(device: torch.device | str) -> bool:
 
 
 def network_dtype(precision: str, device: torch.device | str) -> torch.dtype:
-    """What a network's products run in; the state of a walk, weights in training, optimizer and loss stay in float32.
+    """What a network runs in: in training its products alone (`torch.autocast`), in inversion its weights as well.
+
+    The weights that are trained, optimizer, loss and the state of a walk stay in float32.
 
     Args:
         precision: the name of a dtype, or auto: bfloat16 where it is faster, else float32.

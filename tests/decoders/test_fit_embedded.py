@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from tests.conftest import SMALL, make_config, merge
 from vlfm.decoders import fit_embedded
@@ -67,17 +68,29 @@ def test_one_decoder_for_all_sizes(config, shards, tmp_path):
 
 
 def test_in_bfloat16_as_much_is_learnt_and_the_decoder_itself_is_float32(shards, tmp_path):
-    scores = {}
+    told = {}
     for name in ("none", "float32", "bfloat16"):
         about = {"steps": 0} if name == "none" else {"steps": 60, "precision": name}
         embedded = {"channels": 3, "autoencoder": about}  # few: patches alone then lose much
         change = {"decoder": {"embedded": embedded}, "clips": {"size": SIZES}, "inversion": {"depth": 0}}
         fit_embedded.fit_decoder(make_config(**merge(SMALL, change)), shards, tmp_path / name, torch.device("cpu"))
-        scores[name] = read_json(tmp_path / name / "decoder.json")["held_out_psnr"]
-    decoder = EmbeddedDecoder.from_pretrained(tmp_path / "bfloat16", depth=0)
-    assert {parameter.dtype for parameter in decoder.autoencoder.parameters()} == {torch.float32}
+        told[name] = read_json(tmp_path / name / "decoder.json")
+    weights = load_file(tmp_path / "bfloat16" / "autoencoder" / "diffusion_pytorch_model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+    scores = {name: about["held_out_psnr"] for name, about in told.items()}
     assert scores["bfloat16"] != scores["float32"]  # it was not float32 after all
     assert abs(scores["bfloat16"] - scores["float32"]) < (scores["float32"] - scores["none"]) / 4
+
+
+def test_what_auto_stands_for_is_part_of_the_fingerprint(shards, tmp_path, monkeypatch):
+    """A fit that was begun in bfloat16 is not gone on with in float32 on another machine."""
+    config, found = make_config(**merge(SMALL, {"clips": {"size": SIZES}, "inversion": {"depth": 0}})), []
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr("vlfm.precision.fast_bfloat16", lambda device, dtype=dtype: dtype == torch.bfloat16)
+        fit_embedded.fit_decoder(config, shards, tmp_path / "decoder", torch.device("cpu"))
+        found.append(read_json(tmp_path / "decoder" / "decoder.json"))
+    assert [about["dtype"] for about in found] == ["torch.float32", "torch.bfloat16"]
+    assert found[0]["fingerprint"] != found[1]["fingerprint"]
 
 
 @pytest.mark.parametrize("steps", [0, 20])

@@ -39,7 +39,7 @@ def add(commands: Commands) -> None:
     commands.add(
         "evaluate-generation",
         _evaluate_generation,
-        "make videos of captions, held-out ones first, and judge them",
+        "generate videos from captions, held-out ones first, and judge them",
         device=True,
         results="results",
         plan=PLAN,

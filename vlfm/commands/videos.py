@@ -1,4 +1,4 @@
-"""Videos: given another frame rate, or a longer end, or made of captions."""
+"""Videos: given another frame rate, or a longer end, or generated from captions."""
 
 import argparse
 from pathlib import Path
@@ -8,8 +8,9 @@ from vlfm.errors import VLFMError
 
 WHOLE_VIDEO = (
     "Works on any video of any length, at its own size; nothing has to be trained. Frames of the input that fall "
-    "on an instant of the output stay as they are (not with --path projected), the others lie on paths through "
-    "those around them, never across a cut. Sound is copied as it is. The output appears when it is whole."
+    "on an instant of the output stay as they are (not with --path projected or --drop-detail), the others lie on "
+    "paths through those around them, never across a cut. Sound is copied as it is. The output appears when it is "
+    "whole."
 )
 
 
@@ -139,7 +140,9 @@ def _best(arguments, in_latents: str) -> str:
 
 
 def _add_generate(commands: Commands) -> None:
-    sub = commands.add("generate", _generate, "make videos of captions with a trained model", device=True, config=False)
+    sub = commands.add(
+        "generate", _generate, "generate videos from captions with a trained model", device=True, config=False
+    )
     sub.add_argument("caption", nargs="*", help="what the video is to show; several make several videos")
     sub.add_argument("--captions", type=Path, metavar="FILE", help="captions, one a line, beside those given here")
     sub.add_argument(

@@ -63,7 +63,10 @@ def fit_decoder(
     settings = config.decoder.embedded
     training, held_out, digest = _frames(shards, settings.holdout, config.seed)
     # What lies in the frames, not what was meant to: the rate, the codec and the sources may all have changed.
-    identity = fingerprint({**configs.settings(config, "decoder.embedded", "seed", "clips.size"), "frames": digest})
+    made_of = configs.settings(config, "decoder.embedded", "seed", "clips.size")
+    # `auto` is not the same everywhere, and other products give another decoder.
+    dtype = str(network_dtype(settings.autoencoder.precision, device)) if settings.autoencoder.steps else None
+    identity = fingerprint({**made_of, "dtype": dtype, "frames": digest})
     states = {
         part: output.parent / f".{output.name}.partial-{part}-{identity}.safetensors"
         for part in ("autoencoder", "unet")
@@ -90,6 +93,7 @@ def fit_decoder(
             "held_out_borders": borders,
             "held_out_frames": len(scores),
             "training_frames": sum(map(len, training.values())),
+            "dtype": dtype,
             "settings": configs.settings(config, "decoder.embedded"),
         },
     )

@@ -1,4 +1,4 @@
-# Videos made of captions, held-out ones first, and who judges them.
+# Videos generated from captions, held-out ones first, and who judges them.
 
 SHEET = "" if STORED else "results/eval/generation/sheet.png"  # a stored folder holds it
 

@@ -1,4 +1,4 @@
-"""The stage that makes videos of captions, held-out ones first, and judges them: `results/eval/generation.csv`."""
+"""The stage that generates videos from captions, held-out first, and judges them: `results/eval/generation.csv`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import shutil
 from itertools import product
 from xml.etree import ElementTree
 
@@ -310,7 +311,7 @@ def test_untrained_heads_are_told(run, tmp_path):
 def test_speed_counts_evaluations(run, trained):
     speed.run(run, trained)
     rows = {(row["head"], row["solver"], row["fps"]): row for row in read(trained, "speed")}
-    assert len(rows) == 6 * 3
+    assert len(rows) == 5 * 3 + 1 and ("velocity", "dopri5", "24") in rows, "its steps do not depend on the rate"
     for fps, frames in (("12", 4), ("24", 8), ("48", 16)):
         assert rows["coefficients", "exponential, 1 step", fps]["evaluations"] == "1"
         assert rows["coefficients", "exponential, 8 steps", fps]["evaluations"] == "8"
@@ -321,3 +322,14 @@ def test_speed_counts_evaluations(run, trained):
         assert float(midpoint["network_seconds"]) > 0
         assert all(bool(row["psnr"]) == (fps == "24") for key, row in rows.items() if key[2] == fps)
     assert "1 network evaluation" in read_json(trained / "speed" / "index.json")["caption"]
+
+
+@pytest.mark.slow
+def test_speed_goes_on_where_the_adaptive_solver_gives_up(run, trained, monkeypatch, capsys):
+    monkeypatch.setattr("vlfm.flow.solvers.MOST_STEPS", 1)
+    shutil.rmtree(trained / "speed", ignore_errors=True)
+    speed.run(run, trained)
+    assert {row["solver"] for row in read(trained, "speed")} == {
+        solver for way in speed.WAYS.values() for solver, _ in way
+    } - {"dopri5"}
+    assert "velocity, dopri5: dopri5 gave up: max_num_steps exceeded" in capsys.readouterr().out

@@ -18,7 +18,7 @@ from vlfm.flow.losses import parseval, velocity_mse
 from vlfm.flow.path import VideoLatentFlow, VideoLatentPath
 from vlfm.flow.projection import frame_times
 from vlfm.flow.schedules import ExactSchedule, PaperSchedule
-from vlfm.flow.solvers import exponential, exponential_step, ode, render
+from vlfm.flow.solvers import MOST_STEPS, exponential, exponential_step, ode, render
 
 
 def setting(kind="exact", n=8, order=5, duration=1.5, clips=3, shape=(2, 3), renoise=0.4, seed=0, sigma_min=0.01):
@@ -442,6 +442,18 @@ def test_a_prediction_that_is_not_finite_is_an_error(kind, steps):
     h[1, 0, 0, 2] = math.nan
     with pytest.raises(VLFMError, match=r"batch index 1\b.*network"):
         render(lambda psi, t: h, z, path, [0.5, 1.0], steps)
+
+
+def test_a_stiff_field_does_not_keep_the_adaptive_solver_for_ever():
+    asked = []
+
+    def field(psi, t):
+        asked.append(t)
+        return torch.sin(1e6 * t)[:, None] * 1e4 - 1e5 * psi
+
+    with pytest.raises(VLFMError, match=r"dopri5 gave up: max_num_steps exceeded .*exponential solver"):
+        ode(field, torch.ones(2, 3), [0.5, 1.0], 1.0, "dopri5")
+    assert len(asked) < 10 * MOST_STEPS
 
 
 @pytest.mark.parametrize("method", ["euler", "midpoint", "dopri5"])

@@ -14,6 +14,7 @@ from vlfm.flow.projection import check_finite
 Predict = Callable[[Tensor, Tensor], Tensor]
 PREDICTION_REMEDY = "the prediction or the noise holds NaN or infinite values; check the network and its precision"
 ODE_METHODS = ("euler", "midpoint", "dopri5")
+MOST_STEPS = 500  # of dopri5 to the next time asked for; a trained network's whole path takes some 130
 
 
 def exponential(
@@ -85,7 +86,8 @@ def ode(
     times), or `dopri5` with tolerances rtol and atol.
 
     Returns (B, K, *shape). Raises `VLFMError` for times out of order, or when the solution diverges or the
-    adaptive step vanishes, as it can under `paper`, whose σ̇/σ is stiff (D5).
+    adaptive step vanishes or needs more than 500 steps to the next time, as it can under `paper`, whose σ̇/σ is
+    stiff (D5), or with a network that has hardly been trained.
     """
     from torchdiffeq import odeint
 
@@ -101,7 +103,9 @@ def ode(
         raise VLFMError("an ODE solver needs times that increase strictly; sort them and drop repeated ones")
     from_zero = bool(grid[0] == 0)
     grid = grid if from_zero else torch.cat([grid.new_zeros(1), grid])
-    options = {} if step_size is None or method == "dopri5" else {"step_size": step_size}
+    options: dict[str, float] = {"max_num_steps": MOST_STEPS} if method == "dopri5" else {}
+    if step_size is not None and method != "dopri5":
+        options["step_size"] = step_size
     if len(grid) == 1:
         return z.unsqueeze(1).clone()
     try:
@@ -114,7 +118,7 @@ def ode(
             atol=atol,
             options=options,
         )
-    except AssertionError as error:  # torchdiffeq's way to report a vanishing step
+    except AssertionError as error:  # torchdiffeq's way to report a vanishing step, or too many
         raise VLFMError(
             f"{method} gave up: {error}. The field is stiff or not finite; use the exponential solver, "
             "a larger tolerance or a fixed step"

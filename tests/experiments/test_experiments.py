@@ -332,4 +332,4 @@ def test_speed_goes_on_where_the_adaptive_solver_gives_up(run, trained, monkeypa
     assert {row["solver"] for row in read(trained, "speed")} == {
         solver for way in speed.WAYS.values() for solver, _ in way
     } - {"dopri5"}
-    assert "velocity, dopri5: dopri5 gave up: max_num_steps exceeded" in capsys.readouterr().out
+    assert "velocity: dopri5 gave up: max_num_steps exceeded" in capsys.readouterr().out

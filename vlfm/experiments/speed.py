@@ -4,12 +4,14 @@ The networks are the ablation's, whose size and training differ in the head alon
 head, integrated from frame to frame; ours is one evaluation of the coefficients head, whatever the rate.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from vlfm.clips.shards import DecodedClip
 from vlfm.errors import VLFMError
 from vlfm.evaluation.means import number
 from vlfm.evaluation.metrics import psnr
@@ -17,6 +19,7 @@ from vlfm.experiments.names import HEADS
 from vlfm.experiments.shared.common import COLOURS, cached, write_experiment
 from vlfm.finished_run import Run
 from vlfm.frames import to_tensor
+from vlfm.latents.store import ClipLatents
 from vlfm.model.flow_model import FlowModel
 from vlfm.model.frame_times import rate_times
 from vlfm.plots import WIDTH, legend_below, svg
@@ -52,7 +55,7 @@ def run(run: Run, output: Path) -> None:
     models = output / "ablation"
     names = run.clip_ids(SCORED, TRAIN)
     decoded = run.frames(names)
-    stored = {name: run.latents(name) for name in names}
+    clips = [(run.latents(name), decoded[name]) for name in names]
     rates = sorted({*run.config.evaluation.fps, run.config.clips.fps})
     # Timings are not what a rerun must repeat: the models' own files say which they are of.
     identity = run.identity(
@@ -62,34 +65,22 @@ def run(run: Run, output: Path) -> None:
     with cached(output / "speed", identity) as measured:
         ways = [(head, name, how) for head, several in WAYS.items() for name, how in several]
         decoding = {
-            rate: measured(f"decoding-{rate:g}", lambda rate=rate: _decoding(run, stored[names[0]], rate))
-            for rate in rates
+            rate: measured(f"decoding-{rate:g}", lambda rate=rate: _decoding(run, clips[0][0], rate)) for rate in rates
         }
         for place, (head, solver, how) in enumerate(with_progress(ways, "speed")):
 
             def way(head: str = head, how: dict = how) -> dict:
-                model = FlowModel.from_pretrained(models / head / "model", run.device)
-                changed = run.config.evaluation.model_copy(update={"guidance": 1.0, **how})
-                changed = replace(run, config=run.config.model_copy(update={"evaluation": changed}))
-                found = {}
-                for rate in rates if how.get("solver") != ADAPTIVE else [run.config.clips.fps]:
-                    times = torch.from_numpy(rate_times(rate, stored[names[0]].duration))
-                    seconds = _fastest(lambda times=times: changed.rendered(stored[names[0]], times, model))
-                    found[f"{rate:g}"] = {"evaluations": model.evaluations, "network_seconds": seconds}
-                scores = []
-                for name in names:
-                    latents = changed.rendered(stored[name], torch.from_numpy(decoded[name].times), model)
-                    frames = run.coder(stored[name]).without_null_text().generate(latents)
-                    scores.append(float(psnr(frames, to_tensor(decoded[name].frames)).mean()))
-                return {"rates": found, "psnr": number(np.mean(scores))}
+                adaptive = how.get("solver") == ADAPTIVE
+                try:
+                    model = FlowModel.from_pretrained(models / head / "model", run.device)
+                    return _measure(run, model, how, clips, [run.config.clips.fps] if adaptive else rates)
+                except VLFMError as error:
+                    if not adaptive:
+                        raise
+                    print(f"{head}: {error}")
+                    return {"rates": {}, "psnr": None}
 
-            try:
-                record = measured(f"way-{place}", way)
-            except VLFMError as error:
-                if how.get("solver") != ADAPTIVE:
-                    raise
-                print(f"{head}, {solver}: {error}")
-                continue
+            record = measured(f"way-{place}", way)
             for rate in rates:
                 cost = record["rates"].get(f"{rate:g}")
                 if cost is None:
@@ -121,6 +112,24 @@ def run(run: Run, output: Path) -> None:
         )
         write_experiment(output, "speed", "What a clip costs to render", caption, rows, {}, _figure(rows), [])
     print(caption)
+
+
+def _measure(
+    run: Run, model: FlowModel, how: dict, clips: Sequence[tuple[ClipLatents, DecodedClip]], rates: Sequence[float]
+) -> dict:
+    """Evaluations and seconds of the network for the first clip at each rate, and the mean PSNR of all at their own."""
+    evaluation = run.config.evaluation.model_copy(update={"guidance": 1.0, **how})
+    changed = replace(run, config=run.config.model_copy(update={"evaluation": evaluation}))
+    first, found, scores = clips[0][0], {}, []
+    for rate in rates:
+        times = torch.from_numpy(rate_times(rate, first.duration))
+        seconds = _fastest(lambda times=times: changed.rendered(first, times, model))
+        found[f"{rate:g}"] = {"evaluations": model.evaluations, "network_seconds": seconds}
+    for stored, decoded in clips:
+        latents = changed.rendered(stored, torch.from_numpy(decoded.times), model)
+        frames = run.coder(stored).without_null_text().generate(latents)
+        scores.append(float(psnr(frames, to_tensor(decoded.frames)).mean()))
+    return {"rates": found, "psnr": number(np.mean(scores))}
 
 
 def _decoding(run: Run, clip, rate: float) -> float:

@@ -103,9 +103,11 @@ def ode(
         raise VLFMError("an ODE solver needs times that increase strictly; sort them and drop repeated ones")
     from_zero = bool(grid[0] == 0)
     grid = grid if from_zero else torch.cat([grid.new_zeros(1), grid])
-    options: dict[str, float] = {"max_num_steps": MOST_STEPS} if method == "dopri5" else {}
-    if step_size is not None and method != "dopri5":
-        options["step_size"] = step_size
+    options: dict[str, float] = {}
+    if method == "dopri5":
+        options = {"max_num_steps": MOST_STEPS}
+    elif step_size is not None:
+        options = {"step_size": step_size}
     if len(grid) == 1:
         return z.unsqueeze(1).clone()
     try:
